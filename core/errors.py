@@ -1,10 +1,10 @@
 """The errors of omnipam: one small tree, each with a reason that a machine can read.
 
-    OmnipamError
-    ├── Invalid            the input is wrong: a person must change it
-    ├── Exhausted          no space: heals by itself when some frees
-    ├── Refused            the other side said no: Conflict (someone wrote before us), NotFound, Denied
-    └── Retryable          try again: Unavailable (nothing happened), Throttled, OutcomeUnknown (look before retrying)
+OmnipamError
+├── Invalid            the input is wrong: a person must change it
+├── Exhausted          no space: heals by itself when some frees
+├── Refused            the other side said no: Conflict (someone wrote before us), NotFound, Denied
+└── Retryable          try again: Unavailable (nothing happened), Throttled, OutcomeUnknown (look before retrying)
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Runs: the operator, the stores it serves, and the commands of a person."""
