@@ -1,0 +1,155 @@
+"""What cluster-pool knows of one node, and what follows from it: its needs, its problems, its grant. No side effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from omnipam.core.cidr import FAMILIES, Cidr, Family
+from omnipam.core.values import Block, Grant, Node, Problem
+
+HINTS = {
+    "ipv4": "add a range to cluster-pool-ipv4-cidr, or delete nodes that are no more; it is served as soon as space appears",
+    "ipv6": "add a range to cluster-pool-ipv6-cidr, or delete nodes that are no more; it is served as soon as space appears",
+}
+
+
+class Record:
+    """One node. Every CIDR in `blocks`, `foreign` and `leaving` is recorded in the space under the node's name.
+
+    blocks: its own, in the order in which they were granted. unpublished: those that no object has shown yet.
+    foreign: shown by its object but not ours to give: out of every range, or in place of what we gave.
+    leaving: ours no more, since the agent gave them up, but still in the object: kept from others until it is gone there.
+    lost: shown by its object, and held by another node with the better claim. Not recorded.
+    asked: the needs that were last planned for. short: those of them for which there was no space then.
+    """
+
+    __slots__ = ("asked", "blocks", "foreign", "leaving", "lost", "name", "node", "short", "unpublished")
+
+    def __init__(self, node: Node) -> None:
+        self.name = node.name
+        self.node = node
+        self.blocks: tuple[Cidr, ...] = ()
+        self.unpublished: tuple[Cidr, ...] = ()
+        self.foreign: tuple[Cidr, ...] = ()
+        self.leaving: tuple[Cidr, ...] = ()
+        self.lost: tuple[Cidr, ...] = ()
+        self.asked: tuple[Family, ...] = ()
+        self.short: tuple[Family, ...] = ()
+
+    @property
+    def writable(self) -> bool:
+        """Whether its object may be changed: it is there, readable, and not opted out."""
+        node = self.node
+        return node.present and not node.ignored and not node.unreadable
+
+    @property
+    def precedence(self) -> tuple[bool, float, str]:
+        """Who keeps what two nodes claim: the lesser. First those that we may not write, then the older, then by name."""
+        node = self.node
+        return (not (node.ignored or node.unreadable), node.created, node.name)
+
+    def drop(self, cidr: Cidr) -> None:
+        """Forgets that it holds this, in whatever way."""
+        self.blocks = tuple(own for own in self.blocks if own != cidr)
+        self.unpublished = tuple(own for own in self.unpublished if own != cidr)
+        self.foreign = tuple(own for own in self.foreign if own != cidr)
+        self.leaving = tuple(own for own in self.leaving if own != cidr)
+
+    def of(self, family: Family) -> list[Cidr]:
+        """Its own blocks of a family."""
+        return [cidr for cidr in self.blocks if cidr.family == family]
+
+    def needs(self, families: Iterable[Family], max_blocks: int) -> tuple[Family, ...]:
+        """Families in which it should get one more block: it has none at all, or all that it has are full."""
+        if not self.writable:
+            return ()
+        if not self.blocks and not self.foreign:
+            return tuple(families)
+        needed = []
+        depleted = self.node.agent.depleted
+        for family in families:
+            own = self.of(family)
+            if any(cidr.family == family for cidr in self.foreign):
+                continue
+            if not own or (len(own) < max_blocks and depleted and all(cidr in depleted for cidr in own)):
+                needed.append(family)
+        return tuple(needed)
+
+    def grant(self, pool: str, families: Iterable[Family], inside: Callable[[Cidr], bool]) -> Grant:
+        """What its object should say: its own blocks, IPv4 first, and whatever of others' making is not ours to touch."""
+        shown = tuple(block.cidr for block in self.node.holds.blocks)
+        if self.writable and shown != self.blocks:
+            kept = [cidr for cidr in shown if cidr in self.blocks or cidr in self.foreign]
+            replaced = {cidr.family for cidr in self.foreign}
+            # A list that shrank is written back; one that was replaced is left alone, and said so.
+            kept += [
+                cidr
+                for cidr in self.blocks
+                if cidr not in shown and (cidr in self.unpublished or cidr.family not in replaced)
+            ]
+            shown = tuple(sorted(kept, key=_by_family))
+        blocks = tuple(Block(pool, cidr) for cidr in shown)
+        if blocks == self.node.holds.blocks:
+            blocks = self.node.holds.blocks
+        return Grant(blocks, self.problems(families, inside))
+
+    def problems(self, families: Iterable[Family], inside: Callable[[Cidr], bool]) -> tuple[Problem, ...]:
+        """Its unmet demand, in Cilium's words."""
+        found = list(self.node.unreadable)
+        found += [
+            Problem(
+                "AlreadyAllocated",
+                f"requested CIDR ({cidr}) is already allocated",
+                "another node has the older claim; a fresh block follows as soon as there is one",
+            )
+            for cidr in self.lost
+        ]
+        if self.foreign:
+            found += _foreign_problems(self, tuple(families), inside)
+        found += [Problem("PoolExhausted", "allocator full", HINTS[family]) for family in self.short]
+        return tuple(found)
+
+
+def _by_family(cidr: Cidr) -> int:
+    return cidr.bits
+
+
+def _foreign_problems(
+    record: Record, families: tuple[Family, ...], inside: Callable[[Cidr], bool]
+) -> list[Problem]:
+    found = []
+    shown = [block.cidr for block in record.node.holds.blocks]
+    for family in FAMILIES:
+        foreign = [cidr for cidr in record.foreign if cidr.family == family]
+        if not foreign:
+            continue
+        listed = " ".join(map(str, foreign))
+        if family not in families:
+            name = "IPv4" if family == "ipv4" else "IPv6"
+            found.append(
+                Problem(
+                    "FamilyDisabled",
+                    f"unable to allocate CIDR [{listed}] since allocator for {name} addresses does not exist",
+                    f"set enable-{family}, or take the CIDR out of spec.ipam.podCIDRs",
+                )
+            )
+        elif missing := [cidr for cidr in record.of(family) if cidr not in shown]:
+            granted = " ".join(map(str, missing))
+            found.append(
+                Problem(
+                    "CIDRReplaced",
+                    f"node has CIDRs allocated ([{granted}]) that conflict with requested CIDRs [{listed}]",
+                    "put the allocated ones back into spec.ipam.podCIDRs, or delete the node's object to start afresh",
+                )
+            )
+        else:
+            found += [
+                Problem(
+                    "OutsidePool",
+                    f"allocator not configured for the requested CIDR {cidr}",
+                    f"the node keeps it; replace the node, or add the range to cluster-pool-{family}-cidr",
+                )
+                for cidr in foreign
+                if not inside(cidr)
+            ]
+    return found

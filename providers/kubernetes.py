@@ -1,0 +1,253 @@
+"""kubernetes: nodes use the pod CIDRs that Kubernetes gave to their machines; what is wrong with those is found and said.
+
+The operator writes only where the node's object says nothing; a differing value is a finding, never a write (the agent writes
+these in Cilium). Nothing is ever taken from anybody here.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+import msgspec
+
+from omnipam.core.allocator import Outcome, Plan, Provider, Published, Settings, Step, Version
+from omnipam.core.cidr import FAMILIES, Cidr
+from omnipam.core.errors import Invalid
+from omnipam.core.overlaps import Overlaps
+from omnipam.core.values import (
+    DEFAULT_POOL,
+    Block,
+    Capacity,
+    Finding,
+    Grant,
+    Held,
+    Kept,
+    Node,
+    PoolCapacity,
+    PoolSpec,
+    Problem,
+)
+
+WANTED = {
+    "ipv4": "run kube-controller-manager with --allocate-node-cidrs and an IPv4 --cluster-cidr",
+    "ipv6": "run kube-controller-manager with --allocate-node-cidrs and an IPv6 --cluster-cidr",
+}
+
+
+class KubernetesMode:
+    """`omnipam.core.allocator.Allocator` for `Node.spec.podCIDRs`.
+
+    What a node uses is what its object shows, else what its machine says. Of two nodes whose CIDRs overlap, the younger is
+    granted nothing new; what it already shows stays, since its pods run.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.families = settings.families
+        self._grace_s = settings.grace_s
+        self._nodes: dict[str, Node] = {}
+        self._uses: dict[str, tuple[Cidr, ...]] = {}
+        self._index = Overlaps()
+        self._stale: set[str] = set()
+        self._graces: list[tuple[float, str]] = []
+        self._late: set[str] = set()
+        self._unserved: set[str] = set()
+        self._restored = False
+
+    def restore(
+        self, nodes: Iterable[Node], pools: Iterable[PoolSpec], kept: Iterable[Kept], now: float
+    ) -> None:
+        for node in sorted(nodes, key=lambda node: (node.created, node.name)):
+            self.seen(node, now)
+        self._restored = True
+        self._stale.update(self._nodes)
+
+    def seen(self, node: Node, now: float) -> None:
+        name = node.name
+        before = self._nodes.get(name)
+        self._nodes[name] = node
+        uses = _uses(node)
+        if before is None or uses != self._uses[name]:
+            self._record(name, uses)
+        if len({cidr.family for cidr in uses}.intersection(self.families)) < len(self.families):
+            until = node.created + self._grace_s
+            if until > now:
+                heapq.heappush(self._graces, (until, name))
+            else:
+                self._late.add(name)
+        else:
+            self._late.discard(name)
+        self._stale.add(name)
+
+    def gone(self, name: str, now: float) -> None:
+        if self._nodes.pop(name, None) is not None:
+            self._record(name, ())
+            del self._uses[name]
+        for names in (self._stale, self._late, self._unserved):
+            names.discard(name)
+
+    def pools(self, specs: Iterable[PoolSpec], now: float) -> None:
+        """There are none: the ranges are kube-controller-manager's."""
+
+    def due(self, now: float) -> list[str]:
+        while self._graces and self._graces[0][0] <= now:
+            _, name = heapq.heappop(self._graces)
+            if name in self._nodes:
+                self._late.add(name)
+                self._stale.add(name)
+        return []
+
+    def plan(self, name: str, now: float) -> Plan:
+        return Plan(name, problems=self.grant(name).problems)
+
+    def start(self, plan: Plan, now: float) -> None:
+        """Nothing is ever taken."""
+
+    def ready(self, now: float) -> list[Step]:
+        return []
+
+    def finish(self, step: Step, outcome: Outcome, now: float) -> None:
+        raise Invalid(f"kubernetes mode has no steps, got one for {step.node}")
+
+    def stale(self) -> list[str]:
+        if not self._restored:
+            return []
+        stale, self._stale = self._stale, set()
+        found = []
+        for name in sorted(stale):
+            grant = self.grant(name)
+            (self._unserved.add if grant.problems else self._unserved.discard)(name)
+            if not grant.shown_by(self._nodes[name].holds):
+                found.append(name)
+        return found
+
+    def published(self, name: str, grant: Grant, outcome: Published, now: float) -> None:
+        node = self._nodes.get(name)
+        if node is not None and isinstance(outcome, Version):
+            held = Held(grant.blocks, grant.error)
+            self.seen(msgspec.structs.replace(node, version=outcome.version, holds=held), now)
+
+    def wake(self, now: float) -> float | None:
+        return self._graces[0][0] if self._graces else None
+
+    def grant(self, name: str) -> Grant:
+        node = self._nodes.get(name)
+        if node is None:
+            return Grant()
+        overlaps = self._overlaps(name)
+        blocks = node.holds.blocks
+        if (
+            not blocks
+            and not node.unreadable
+            and not any(_older(self._nodes[o], node) for o, _, _ in overlaps)
+        ):
+            blocks = tuple(
+                Block(DEFAULT_POOL, cidr) for cidr in self._uses[name] if cidr.family in self.families
+            )
+        return Grant(blocks, self._problems(node, overlaps))
+
+    def node(self, name: str) -> Node | None:
+        return self._nodes.get(name)
+
+    def kept(self) -> tuple[Kept, ...]:
+        return ()
+
+    def findings(self) -> tuple[Finding, ...]:
+        found: set[Finding] = set()
+        for name, node in self._nodes.items():
+            for other, theirs, ours in self._overlaps(name):
+                first, second = sorted(((name, ours), (other, theirs)))
+                found.add(
+                    Finding(
+                        "CIDRsOverlap",
+                        (f"Node/{first[0]}", f"Node/{second[0]}"),
+                        f"node {first[0]} has {first[1]} and node {second[0]} has {second[1]}, which overlap",
+                        "delete and re-create the younger Node, so that it is given another CIDR",
+                        severity="error",
+                    )
+                )
+            shown = tuple(block.cidr for block in node.holds.blocks)
+            if shown and node.facts.pod_cidrs and set(shown) != set(_wanted(node)):
+                found.add(
+                    Finding(
+                        "CIDRsDiffer",
+                        (f"CiliumNode/{name}", f"Node/{name}"),
+                        f"CiliumNode {name} has {_list(shown)} and its Node has {_list(node.facts.pod_cidrs)}",
+                        "the agent uses the former: restart it, so that it takes over the Node's",
+                    )
+                )
+        return tuple(sorted(found))
+
+    def capacity(self) -> Capacity:
+        used = dict.fromkeys(FAMILIES, 0)
+        for uses in self._uses.values():
+            for cidr in uses:
+                used[cidr.family] += 1
+        pools = tuple(PoolCapacity(DEFAULT_POOL, family, used=used[family]) for family in self.families)
+        return Capacity(pools, len(self._nodes), len(self._unserved))
+
+    def _record(self, name: str, uses: tuple[Cidr, ...]) -> None:
+        """Brings the index up to date, and looks again at the nodes that this one began or ceased to overlap."""
+        for cidr in self._uses.get(name, ()):
+            self._index.remove(name, cidr)
+            self._stale.update(owner for owner, _ in self._index.overlapping(cidr))
+        for cidr in uses:
+            self._stale.update(owner for owner, _ in self._index.overlapping(cidr))
+            self._index.add(name, cidr)
+        self._uses[name] = uses
+
+    def _overlaps(self, name: str) -> list[tuple[str, Cidr, Cidr]]:
+        """(other node, its CIDR, ours), sorted."""
+        return sorted(
+            (owner, theirs, ours)
+            for ours in self._uses[name]
+            for owner, theirs in self._index.overlapping(ours, but=name)
+        )
+
+    def _problems(self, node: Node, overlaps: list[tuple[str, Cidr, Cidr]]) -> tuple[Problem, ...]:
+        found = list(node.unreadable)
+        found += [
+            Problem(
+                "CIDRsOverlap",
+                f"{ours} overlaps {theirs} of node {other}",
+                "delete and re-create the younger Node, so that it is given another CIDR",
+            )
+            for other, theirs, ours in overlaps
+        ]
+        uses = self._uses[node.name]
+        found += [
+            Problem(
+                "WrongFamily",
+                f"{cidr} is {cidr.family}, which is not enabled",
+                f"set enable-{cidr.family}, or take it out of kube-controller-manager's --cluster-cidr",
+            )
+            for cidr in uses
+            if cidr.family not in self.families
+        ]
+        if node.name in self._late:
+            found += [
+                Problem("NoPodCIDR", f"the Node has no {family} pod CIDR", WANTED[family])
+                for family in self.families
+                if not any(cidr.family == family for cidr in uses)
+            ]
+        return tuple(found)
+
+
+def _uses(node: Node) -> tuple[Cidr, ...]:
+    shown = tuple(block.cidr for block in node.holds.blocks)
+    return shown + tuple(cidr for cidr in _wanted(node) if cidr not in shown)
+
+
+def _wanted(node: Node) -> tuple[Cidr, ...]:
+    return tuple(sorted(node.facts.pod_cidrs))
+
+
+def _older(one: Node, other: Node) -> bool:
+    return (one.created, one.name) < (other.created, other.name)
+
+
+def _list(cidrs: Iterable[Cidr]) -> str:
+    return ", ".join(map(str, sorted(cidrs)))
+
+
+PROVIDER = Provider(mode="kubernetes", build=KubernetesMode, reads_machines=True)
