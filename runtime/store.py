@@ -76,5 +76,8 @@ class Store(Protocol):
     async def record(self, mode: str, pools: Sequence[PoolSpec]) -> None:
         """Says which mode and pools serve this store, for commands that have no configuration. Nothing on Kubernetes."""
 
-    async def report(self, node: Node, problem: Problem) -> None:
-        """Shows a failure where a person looks: a Kubernetes Event, a line of history. Rate limited by the caller."""
+    async def report(self, node: Node | None, problem: Problem) -> None:
+        """Shows a failure where a person looks: a Kubernetes Event, a line of history; at a limited rate.
+
+        node: None for what concerns the configuration.
+        """

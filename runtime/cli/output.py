@@ -1,0 +1,89 @@
+"""What commands print: a table, or a document as JSON or YAML. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+NONE = "<none>"
+"""An empty cell, as kubectl writes it."""
+
+_AGES = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+
+
+def show(format: str, document: object, table: Callable[[], str]) -> None:
+    """Prints the document, or the table that stands for it."""
+    write(table() if format == "table" else dump(format, document))
+
+
+def write(text: str) -> None:
+    """Prints a result."""
+    sys.stdout.write(text)
+
+
+def say(text: str) -> None:
+    """Tells a person something that is no result."""
+    sys.stderr.write(f"{clean(text)}\n")
+
+
+def dump(format: str, document: object) -> str:
+    """The document as JSON or YAML, by the same names. Mappings keep their order."""
+    if format == "json":
+        return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+    import yaml
+
+    plain = msgspec.to_builtins(document)
+    return yaml.dump(plain, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _dumper() -> type:
+    import yaml
+
+    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # the base is found at run time
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+    return Dumper
+
+
+def listed(items: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Objects as kubectl lists them."""
+    return {"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": list(items)}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns as wide as their content, two spaces apart. Empty cells say so."""
+    lines = [list(head), *([clean(str(cell)) or NONE for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines
+    )
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> str:
+    """One object: a name and its value a line."""
+    lines = [(f"{name}:", clean(str(value)) or NONE) for name, value in pairs]
+    width = max((len(name) for name, _ in lines), default=0)
+    return "".join(f"{name:{width}}  {value}\n" for name, value in lines)
+
+
+def clean(text: str) -> str:
+    """The text on one line, without what would steer a terminal: objects are written by others."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(text.split()))
+
+
+def age(seconds: float) -> str:
+    """A duration as kubectl's AGE: its largest unit."""
+    for size, unit in _AGES:
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return "0s"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,1 @@
+"""A lean client for the Kubernetes API: configuration, requests, watches, reflectors, the Lease. It knows no IPAM."""

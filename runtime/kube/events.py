@@ -1,0 +1,128 @@
+"""Failures as Kubernetes Events on the CiliumNode, one object a node and reason, few and slowly.
+
+CiliumNodes live in no namespace, so their Events live in `default` (the API server insists). Best effort: what cannot be
+written is counted, and the count goes out with the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from omnipam.core.errors import Conflict, Denied, NotFound, OmnipamError
+from omnipam.core.values import Node, Problem
+
+from .rest import Api
+
+COLLECTION = "/api/v1/namespaces/default/events"
+COMPONENT = "omnipam-operator"
+LONGEST_MESSAGE = 1024  # bytes: the limit of events.k8s.io
+LONGEST_NAME = 253
+SERIES = 4096  # remembered at most; client-go's correlator has the same
+QUIET_S = 60.0  # between two writes of one series that says the same
+BURST, PER_SECOND = 25, 1.0  # over all nodes
+
+
+class _Series(msgspec.Struct):
+    """One node's failures for one reason."""
+
+    name: str
+    count: int = 0
+    first_s: float = 0.0
+    written: bool = False
+    message: str = ""
+    again_s: float = 0.0
+
+
+class Recorder:
+    """Writes Events. clock: monotonic seconds; wall: seconds since 1970, for the times that people read."""
+
+    def __init__(self, api: Api, *, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._api, self._clock, self._wall = api, clock, wall
+        self._series: OrderedDict[tuple[str, str], _Series] = OrderedDict()
+        self._born = f"{int(wall() * 1000):x}"  # so that names of two lives of an operator differ
+        self._tokens, self._filled_s = float(BURST), clock()
+
+    async def report(self, node: Node, problem: Problem) -> None:
+        """Show a failure. Raises Denied where we lack the right; everything else is swallowed and counted."""
+        now = self._clock()
+        series = self._find(node, problem)
+        series.count += 1
+        message = cut(str(problem))
+        if series.written and message == series.message and now < series.again_s:
+            return
+        if not self._take(now):
+            return
+        try:
+            await self._write(series, node, problem, message)
+        except Denied:
+            raise
+        except OmnipamError:
+            return
+        series.written, series.message, series.again_s = True, message, now + QUIET_S
+
+    def _find(self, node: Node, problem: Problem) -> _Series:
+        key = (node.uid or node.name, problem.reason)
+        series = self._series.get(key)
+        if series is None:
+            digest = hashlib.blake2b("\n".join(key).encode(), digest_size=6).hexdigest()
+            suffix = f".{digest}.{self._born}"
+            prefix = node.name[: LONGEST_NAME - len(suffix)].rstrip(".-")
+            series = self._series[key] = _Series(prefix + suffix, first_s=self._wall())
+            if len(self._series) > SERIES:
+                self._series.popitem(last=False)
+        self._series.move_to_end(key)
+        return series
+
+    def _take(self, now: float) -> bool:
+        self._tokens = min(float(BURST), self._tokens + (now - self._filled_s) * PER_SECOND)
+        self._filled_s = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    async def _write(self, series: _Series, node: Node, problem: Problem, message: str) -> None:
+        last = stamp(self._wall())
+        changes = {"count": series.count, "lastTimestamp": last, "message": message}
+        if series.written:
+            try:
+                await self._api.merge_patch(f"{COLLECTION}/{series.name}", msgspec.json.encode(changes))
+            except NotFound:
+                pass  # the server forgets Events after an hour
+            else:
+                return
+        about = {"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "name": node.name, "uid": node.uid}
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": series.name, "namespace": "default"},
+            "involvedObject": about,
+            "type": "Warning",
+            "reason": problem.reason,
+            "source": {"component": COMPONENT},
+            "reportingComponent": COMPONENT,
+            "firstTimestamp": stamp(series.first_s),
+            **changes,
+        }
+        try:
+            await self._api.create(COLLECTION, msgspec.json.encode(event))
+        except Conflict:  # an answer was lost, and the Event is there
+            await self._api.merge_patch(f"{COLLECTION}/{series.name}", msgspec.json.encode(changes))
+
+
+def cut(message: str) -> str:
+    """Return the message as long as an Event's may be."""
+    data = message.encode()
+    if len(data) <= LONGEST_MESSAGE:
+        return message
+    return data[: LONGEST_MESSAGE - 3].decode(errors="ignore") + "…"
+
+
+def stamp(seconds: float) -> str:
+    """Return a Kubernetes time of whole seconds."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

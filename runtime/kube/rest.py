@@ -1,0 +1,338 @@
+"""One request function against the API server: bytes in, bytes out, our errors.
+
+Mutations are never repeated here (rule 5), except after a 401, which did nothing. There is no PUT (rule 1). A request counts
+as started when the gate has let it pass; all that follows, connecting included, ends within its time-out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from omnipam.core.errors import Invalid, OmnipamError, OutcomeUnknown, Unavailable
+
+from . import credentials
+from .config import Cluster
+from .errors import one_line, refusal
+
+Method = Literal["GET", "POST", "PATCH", "DELETE"]
+MERGE_PATCH = "application/merge-patch+json"
+JSON = "application/json"
+METADATA_OBJECT = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
+METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
+CONNECT_SHARE = 0.8  # of a request's time is for connecting: what ends there was surely not sent
+
+
+class TokenBucket:
+    """Lets `qps` requests a second start, `burst` of them at once; in the order they came."""
+
+    def __init__(
+        self,
+        qps: float,
+        burst: int,
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Any] = asyncio.sleep,
+    ) -> None:
+        self._gap, self._depth = 1.0 / qps, (max(burst, 1) - 1) / qps
+        self._clock, self._sleep = clock, sleep
+        self._next = float("-inf")  # when the next request would start if there were no burst
+
+    async def take(self) -> None:
+        now = self._clock()
+        self._next = max(self._next, now) + self._gap
+        wait = self._next - self._gap - self._depth - now
+        if wait > 0:
+            await self._sleep(wait)
+
+
+class Api:
+    """A connection to one API server; use as `async with Api(cluster, …) as api`.
+
+    connections: requests in flight at most; watches and urgent requests (the Lease's) come on top.
+    timeout_s: total time of a request unless it says otherwise; an operator passes lease duration − renew deadline.
+    qps, burst: pacing of reads and of mutations, each by itself; 0 is none.
+    gate: called right before each mutation starts that is not urgent; raises to forbid it. May be set later.
+    clock: monotonic, the loop's unless given; wall: seconds since 1970, for the expiry that exec plugins state.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        user_agent: str,
+        connections: int = 32,
+        timeout_s: float = 5.0,
+        qps: float = 0.0,
+        burst: int = 0,
+        gate: Callable[[], None] | None = None,
+        clock: Callable[[], float] | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.cluster = cluster
+        self.gate = gate
+        self._user_agent = user_agent
+        self._connections = connections
+        self._timeout_s = timeout_s
+        self._pace = (qps, burst)
+        self._clock, self._wall = clock, wall
+        self._times: dict[float, aiohttp.ClientTimeout] = {}
+        self._fixed: dict[str, Any] = {}  # aiohttp's own keywords, the same for every request
+        if cluster.server_name:
+            self._fixed["server_hostname"] = cluster.server_name
+        if cluster.proxy:
+            self._fixed["proxy"] = URL(cluster.proxy)
+
+    async def __aenter__(self) -> Self:
+        self._now = self._clock or asyncio.get_running_loop().time
+        self._slots = asyncio.Semaphore(self._connections)
+        self._renewing = asyncio.Lock()
+        qps, burst = self._pace
+        self._reads = TokenBucket(qps, burst, clock=self._now) if qps > 0 else None
+        self._mutations = TokenBucket(qps, burst, clock=self._now) if qps > 0 else None
+        self._credential = await credentials.obtain(self.cluster.auth, clock=self._now, wall=self._wall)
+        self._until = self._credential.until_s or float("inf")
+        self._retired: list[aiohttp.ClientSession] = []
+        self._session = self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for session in (self._session, *self._retired):
+            await session.close()
+
+    async def request(
+        self,
+        method: Method,
+        path: str,
+        *,
+        query: str = "",
+        body: bytes | None = None,
+        content_type: str | None = None,
+        accept: str | None = None,
+        timeout_s: float | None = None,
+        urgent: bool = False,
+    ) -> bytes:
+        """Return the body of a 2xx answer.
+
+        path, query: already percent-encoded (names of Kubernetes objects need none).
+        urgent: not paced, not gated, not counted: for the Lease, which must pass when all else waits.
+        Raises what `errors.refusal` makes of an answer; Unavailable if surely nothing was sent, or for a read without
+        an answer; OutcomeUnknown for a mutation whose answer was lost; whatever the gate raises.
+        """
+        if urgent:
+            return await self._request(method, path, query, body, content_type, accept, timeout_s, None)
+        bucket = self._reads if method == "GET" else self._mutations
+        if bucket is not None:
+            await bucket.take()
+        async with self._slots:
+            gate = self.gate if method != "GET" else None
+            return await self._request(method, path, query, body, content_type, accept, timeout_s, gate)
+
+    async def get(
+        self, path: str, query: str = "", *, accept: str | None = None, urgent: bool = False
+    ) -> bytes:
+        """Return an object or a page of a list."""
+        return await self.request("GET", path, query=query, accept=accept, urgent=urgent)
+
+    async def merge_patch(self, path: str, body: bytes, *, urgent: bool = False) -> bytes:
+        """Write the fields in `body`; with `metadata.resourceVersion` in it, Conflict if the object moved on."""
+        return await self.request("PATCH", path, body=body, content_type=MERGE_PATCH, urgent=urgent)
+
+    async def create(self, path: str, body: bytes, *, urgent: bool = False) -> bytes:
+        """Create an object in the collection at `path`. Raises AlreadyExists."""
+        return await self.request("POST", path, body=body, content_type=JSON, urgent=urgent)
+
+    async def delete(self, path: str, *, uid: str) -> bytes:
+        """Delete the object only if it is still the one with this uid; Conflict if it is another by now."""
+        body = msgspec.json.encode(
+            {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+        )
+        return await self.request("DELETE", path, body=body, content_type=JSON)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: str, *, idle_s: float, accept: str | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Open a watch and yield its chunks. A stream silent for `idle_s` raises Unavailable, as a broken one does."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=idle_s)
+        response = await self._send("GET", path, query, None, None, accept, timeout, None)
+        try:
+            if response.status != 200:
+                raise await self._refused("GET", path, response)
+            async with aclosing(self._chunks(path, response)) as chunks:
+                yield chunks
+        finally:
+            # Nobody waits for the rest; closing TLS politely would take a round trip, and outlive a loop that ends here.
+            if response.connection is not None and response.connection.transport is not None:
+                response.connection.transport.abort()
+            response.close()
+
+    async def _request(
+        self,
+        method: Method,
+        path: str,
+        query: str,
+        body: bytes | None,
+        content_type: str | None,
+        accept: str | None,
+        timeout_s: float | None,
+        gate: Callable[[], None] | None,
+    ) -> bytes:
+        timeout = self._timeout(self._timeout_s if timeout_s is None else timeout_s)
+        response = await self._send(method, path, query, body, content_type, accept, timeout, gate)
+        if 200 <= response.status < 300:
+            try:
+                return await response.read()
+            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+                raise self._lost(exc, method, path) from exc
+        raise await self._refused(method, path, response)
+
+    async def _send(
+        self,
+        method: Method,
+        path: str,
+        query: str,
+        body: bytes | None,
+        content_type: str | None,
+        accept: str | None,
+        timeout: aiohttp.ClientTimeout,
+        gate: Callable[[], None] | None,
+    ) -> aiohttp.ClientResponse:
+        """Return the response once its head is there, after one more try with new credentials if it was a 401."""
+        target = f"{self.cluster.server}{path}?{query}" if query else self.cluster.server + path
+        url = URL(target, encoded=True)
+        headers: dict[str, str] = {}
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        if accept is not None:
+            headers["Accept"] = accept
+        if self._now() >= self._until:
+            await self._renew(self._credential, rejected=False)
+        for last in (False, True):
+            used = self._credential
+            if gate is not None:
+                gate()
+            try:
+                response = await self._session.request(
+                    method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    **self._fixed,
+                )
+            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+                raise self._lost(exc, method, path) from exc
+            if response.status != 401 or last:
+                break
+            response.close()
+            await self._renew(used, rejected=True)
+        return response
+
+    async def _renew(self, used: credentials.Credential, *, rejected: bool) -> None:
+        """Obtain a new credential, unless another request has done so since `used`."""
+        async with self._renewing:
+            if self._credential is not used:
+                return
+            try:
+                fresh = await credentials.obtain(self.cluster.auth, clock=self._now, wall=self._wall)
+            except Invalid:
+                if rejected or self.cluster.auth.exec is not None:
+                    raise
+                self._until = (
+                    self._now() + credentials.REREAD_S
+                )  # the file is being replaced: what we have may still do
+                return
+            new_certificate = (fresh.certificate, fresh.key) != (used.certificate, used.key)
+            self._credential, self._until = fresh, fresh.until_s or float("inf")
+            if new_certificate or fresh.headers != used.headers:
+                # Connections know their certificate and sessions their headers: a new one. What is under way ends in the old.
+                self._retired.append(self._session)
+                self._session = self._open()
+            if len(self._retired) > 2:
+                await self._retired.pop(0).close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        secure = self.cluster.server.startswith("https:")
+        # No limit here: `_slots` is ours, so that the gate is asked after the wait for a connection, not before.
+        connector = aiohttp.TCPConnector(
+            limit=0, ssl=credentials.tls_context(self.cluster, self._credential) if secure else True
+        )
+        headers = [("User-Agent", self._user_agent), ("Accept", JSON), *self._credential.headers]
+        session = aiohttp.ClientSession(
+            connector=connector,
+            headers=headers,
+            skip_auto_headers=("Accept-Encoding",),  # compressing a list costs both sides more than the bytes
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        # aiohttp would send a DELETE again when its connection breaks (rule 5). It has no public switch; a test watches this one.
+        session._retry_connection = False
+        return session
+
+    def _timeout(self, total_s: float) -> aiohttp.ClientTimeout:
+        if total_s not in self._times:
+            # aiohttp rounds deadlines of ceil_threshold seconds and more up to a whole second; this one is a promise.
+            self._times[total_s] = aiohttp.ClientTimeout(
+                total=total_s, sock_connect=total_s * CONNECT_SHARE, ceil_threshold=float("inf")
+            )
+        return self._times[total_s]
+
+    async def _refused(self, method: Method, path: str, response: aiohttp.ClientResponse) -> OmnipamError:
+        try:
+            body = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            body = b""  # the code alone says enough
+        return refusal(
+            f"{method} {path}",
+            response.status,
+            body,
+            mutation=method != "GET",
+            retry_after=response.headers.get("Retry-After"),
+        )
+
+    async def _chunks(self, path: str, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            raise self._lost(exc, "GET", path) from exc
+
+    def _lost(self, exc: Exception, method: Method, path: str) -> OmnipamError:
+        server = self.cluster.server
+        match exc:
+            case aiohttp.ClientConnectorCertificateError():
+                why = one_line(str(exc.certificate_error))
+                return Unavailable(
+                    f"API server {server}: its certificate is not accepted ({why});"
+                    f" check certificate-authority in {self.cluster.source}"
+                )
+            case aiohttp.ClientConnectorError():
+                why = one_line(exc.os_error.strerror or str(exc.os_error))
+                return Unavailable(
+                    f"API server {server} cannot be reached ({why}); check that it runs and the address"
+                )
+            case aiohttp.ConnectionTimeoutError():
+                return Unavailable(
+                    f"API server {server} cannot be reached (no connection in time); check the address"
+                )
+            case aiohttp.ClientHttpProxyError():
+                return Unavailable(
+                    f"API server {server} cannot be reached (proxy: {exc.status}); check proxy-url"
+                )
+        why = (
+            "no answer in time" if isinstance(exc, TimeoutError) else one_line(str(exc)) or type(exc).__name__
+        )
+        if method == "GET":
+            return Unavailable(f"{method} {path}: {why}")
+        return OutcomeUnknown(f"{method} {path}: the answer was lost ({why}); it may have happened")

@@ -1,0 +1,275 @@
+"""One replica from start to end: opens the store, stands for election, restores, serves, and gives the lease back."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import random
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+from omnipam.core.allocator import Provider
+from omnipam.core.drive import Drive
+from omnipam.core.errors import OmnipamError, Retryable
+from omnipam.core.values import Capacity, Finding, Node
+
+from ..clock import SteadyClock
+from ..config.config import Config
+from ..connect import Connected
+from ..election import Election, Elector, LostLease, Timing
+from ..garbage import Garbage, Yard
+from ..metrics import Metrics
+from ..pools import pool_specs, settings
+from ..together import Together
+from ..web import Answer, Web, text
+from .feed import Feed, Phase
+from .turns import Turns
+
+T = TypeVar("T")
+
+DRAIN_S = 3.0
+FINDINGS_S = 60.0
+GARBAGE_S = 60.0
+OPEN_RETRY_S = (0.5, 15.0)
+
+
+class End(enum.Enum):
+    """Why an operator ended, as the command's exit code tells."""
+
+    STOPPED = 0
+    LOST = 1
+
+
+class Stop(Exception):
+    """A signal asked us to end."""
+
+
+class Operator:
+    """A replica over one store. `run` returns when it ended; what must be said is in the log."""
+
+    def __init__(
+        self,
+        config: Config,
+        provider: Provider,
+        connected: Connected,
+        *,
+        identity: str,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        self.config = config
+        self._provider, self._connected, self._log = provider, connected, log
+        self._store = connected.store
+        self._clock = SteadyClock().now
+        self._stop = asyncio.Event()
+        self._drive: Drive | None = None
+        self._turns: Turns | None = None
+        self._said: set[Finding] = set()
+        self.metrics = Metrics(self._capacity, self._findings)
+        self._feed = Feed(clock=self._clock, metrics=self.metrics, log=log, changed=self._changed)
+        self._web: list[Web] = []
+        timing = Timing(
+            config.leader_election_lease_duration,
+            config.leader_election_renew_deadline,
+            config.leader_election_retry_period,
+        )
+        self._elector = Elector(
+            Election(identity, timing),
+            connected.lock,
+            clock=time.monotonic,
+            wall=time.time,
+            jitter=random.random,
+            trouble=lambda error: log.warning("leader election: trying on", why=str(error)),
+        )
+
+    def stop(self) -> None:
+        """Ends `run` soon: no request starts any more, the lease is given back."""
+        self._stop.set()
+
+    async def run(self) -> End:
+        """Serves until stopped or the lease is lost. Raises Invalid and Denied where a person must act."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        await self._listen()
+        try:
+            await self._until_stopped(self._serve())
+        except Stop:
+            self._log.info("stopping")
+            return End.STOPPED
+        except LostLease as error:
+            self._log.error(str(error))
+            return End.LOST
+        finally:
+            await self._leave()
+        return End.STOPPED
+
+    def reload(self, config: Config) -> None:
+        """Takes over a configuration whose live keys changed. Raises Invalid; then nothing has changed."""
+        if self._drive is not None:
+            self._drive.allocator.pools(pool_specs(config), self._clock())
+        self.config = config
+        self._changed()
+        self._say_findings()
+
+    # -- the course of it
+
+    async def _listen(self) -> None:
+        pages = {"/healthz": self._healthz, "/readyz": self._readyz}
+        endpoint = self.config.operator_api_serve_addr
+        api = Web(pages)
+        self._web.append(api)
+        await api.open(endpoint.host, endpoint.port, "operator-api-serve-addr")
+        if self.config.enable_metrics:
+            endpoint = self.config.operator_prometheus_serve_addr
+            metrics = Web({"/metrics": self.metrics.page})
+            self._web.append(metrics)
+            await metrics.open(endpoint.host, endpoint.port, "operator-prometheus-serve-addr")
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs `work`; raises Stop as soon as we are asked to end."""
+        task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if self._stop.is_set():
+                raise Stop
+            await task
+        finally:
+            for each in (task, stopped):
+                each.cancel()
+            await asyncio.gather(task, stopped, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        await self._open()
+        self._connected.guard(self._elector.gate)  # from here on nothing is written but by a leader
+        async with Together() as together:
+            acquiring = together.start(self._elector.acquire())
+            # A first look decides whether one list does, or whether we stand by with a list of our own.
+            await asyncio.wait((acquiring,), timeout=self._elector.election.timing.retry_s)
+            if not acquiring.done():
+                self._log.info("standing by", holder=self._elector.election.holder)
+                together.start(self._store.follow(self._feed))
+                await together.until(acquiring)
+                await self._lead(together)
+                self._store.relist()
+            else:
+                acquiring.result()
+                await self._lead(together)
+                together.start(self._store.follow(self._feed))
+            await together.first_error()
+
+    async def _open(self) -> None:
+        """Opens the store, waiting for it while it is away."""
+        delay, longest = OPEN_RETRY_S
+        while True:
+            try:
+                await self._store.open()
+            except Retryable as error:
+                self.metrics.away = True
+                self._log.warning("the store cannot be reached; trying on", why=str(error), again_in_s=delay)
+                await asyncio.sleep(delay)
+                delay = min(longest, delay * 2)
+            else:
+                self.metrics.away = False
+                return
+
+    async def _lead(self, together: Together) -> None:
+        """Everything that only a leader does begins here."""
+        self._log.info("leading", identity=self._elector.election.identity, mode=self._provider.mode)
+        self.metrics.leading = True
+        together.start(self._elector.renew())
+        allocator = self._provider.build(settings(self.config))
+        drive = self._drive = Drive(allocator)
+        turns = self._turns = Turns(
+            drive,
+            self._store,
+            clock=self._clock,
+            metrics=self.metrics,
+            log=self._log,
+            limit=self._connected.limit,
+        )
+        specs = pool_specs(self.config)
+        kept = await self._patiently(self._store.kept)
+        await self._patiently(lambda: self._store.record(self._provider.mode, specs))
+
+        def restored(nodes: list[Node]) -> None:
+            allocator.restore(nodes, pool_specs(self.config), kept, self._clock())
+            turns.restored(kept)
+            self._log.info("restored", nodes=len(nodes))
+
+        self._feed.lead(drive, restored)
+        together.start(turns.run())
+        together.start(self._look_for_findings())
+        if self._connected.yard is not None and self.config.nodes_gc_interval > 0:
+            together.start(self._collect(self._connected.yard))
+
+    async def _collect(self, yard: Yard) -> None:
+        """Deletes node objects whose machine is gone and stays gone."""
+        interval = self.config.nodes_gc_interval
+        garbage = Garbage(interval)
+        while True:
+            await asyncio.sleep(min(interval, GARBAGE_S))
+            for orphan in garbage.tick(yard.orphans(), self._clock()):
+                try:
+                    if await yard.collect(orphan):
+                        self.metrics.collected += 1
+                        self._log.info("object deleted: its machine is gone", node=orphan.name)
+                except LostLease:
+                    raise
+                except OmnipamError as error:
+                    self._log.warning("object not deleted; trying on", node=orphan.name, why=str(error))
+
+    async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        while True:
+            try:
+                return await ask()
+            except Retryable as error:
+                self._log.warning("the store does not answer; trying on", why=str(error))
+                await asyncio.sleep(1.0)
+
+    async def _leave(self) -> None:
+        """Lets what is on the wire end, gives the lease back, closes. Within ten seconds."""
+        self._elector.election.resign()
+        if self._turns is not None:
+            await self._turns.drain(DRAIN_S)
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._elector.release()
+        except (TimeoutError, OmnipamError) as error:
+            self._log.warning("the lease was not given back; it runs out by itself", why=str(error))
+        self.metrics.leading = False
+        for web in self._web:
+            await web.close()
+        await self._store.close()
+
+    # -- what others ask
+
+    def _changed(self) -> None:
+        if self._turns is not None:
+            self._turns.changed()
+
+    def _healthz(self) -> Answer:
+        return text(200, "ok")
+
+    def _readyz(self) -> Answer:
+        return text(200, "ok") if self._feed.ready else text(503, "not ready: the first list is not complete")
+
+    def _capacity(self) -> Capacity | None:
+        return self._drive.allocator.capacity() if self._drive is not None else None
+
+    def _findings(self) -> tuple[Finding, ...]:
+        return self._drive.allocator.findings() if self._drive is not None else ()
+
+    async def _look_for_findings(self) -> None:
+        while True:
+            await asyncio.sleep(FINDINGS_S if self._feed.phase is Phase.LIVE else 1.0)
+            self._say_findings()
+
+    def _say_findings(self) -> None:
+        standing = set(self._findings())
+        for finding in sorted(standing - self._said):
+            self._log.warning(str(finding), reason=finding.reason, objects=list(finding.objects))
+        self._said = standing

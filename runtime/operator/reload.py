@@ -1,0 +1,84 @@
+"""Follows the configuration while the operator runs: its file or ConfigMap, and SIGHUP. A bad one changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from omnipam.core.errors import Invalid
+
+from ..config import InvalidConfig, Loaded, Watched, apply_live, changed, refusals
+from ..config.config import Config
+from ..metrics import Metrics
+
+LOOK_S = 1.0
+
+Load = Callable[[Mapping[str, str] | None], Loaded]
+"""Reads every source anew; given the ConfigMap's newest keys, where that is a source."""
+
+
+class Reloader:
+    """Adopts what may change live. `adopt` raises Invalid to refuse; `refused` shows why where a person looks."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        load: Load,
+        *,
+        adopt: Callable[[Config], None],
+        refused: Callable[[str], Awaitable[None]],
+        metrics: Metrics,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        self._running = loaded.config
+        self._load, self._adopt, self._refused = load, adopt, refused
+        self._metrics, self._log = metrics, log
+        self._watched = Watched(loaded.path) if loaded.path is not None else None
+        self._asked = asyncio.Event()
+        self._configmap: Mapping[str, str] | None = None
+        self._warned: str | None = None
+
+    def ask(self) -> None:
+        """SIGHUP: read again now."""
+        self._asked.set()
+
+    def configmap(self, keys: Mapping[str, str]) -> None:
+        """The ConfigMap as it is now."""
+        if keys != self._configmap:
+            self._configmap = keys
+            self._asked.set()
+
+    async def run(self) -> None:
+        """Looks until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._asked.wait()
+            except TimeoutError:
+                if self._watched is None or not self._watched.changed():
+                    continue
+            self._asked.clear()
+            await self._reload()
+
+    async def _reload(self) -> None:
+        try:
+            new = self._load(self._configmap).config
+            if lines := refusals(self._running, new):
+                raise InvalidConfig(lines)
+            change = changed(self._running, new)
+            if change.live:
+                merged = apply_live(self._running, new)
+                self._adopt(merged)
+                self._running = merged
+                self._metrics.reloads["adopted"] += 1
+                self._log.info("configuration reloaded", keys=list(change.live))
+            if change.warning is not None and change.warning != self._warned:
+                self._log.warning(change.warning)
+            self._warned = change.warning
+        except Invalid as error:
+            self._metrics.reloads["refused"] += 1
+            for line in str(error).splitlines():
+                self._log.warning("configuration refused; the running one stays", why=line)
+            await self._refused(str(error).replace("\n", "; "))

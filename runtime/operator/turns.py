@@ -1,0 +1,185 @@
+"""The asyncio driver: `core.drive`'s turn with many writes under way at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from omnipam.core.allocator import Denied, Plan, Published, Version
+from omnipam.core.drive import Drive, Publish
+from omnipam.core.errors import OmnipamError
+from omnipam.core.values import Kept
+
+from ..election import LostLease
+from ..metrics import Metrics
+from ..store import Store
+
+KEEP_RETRY_S = 1.0
+
+
+class Turns:
+    """Runs turns whenever something changed or it is time. Writes of different nodes go on side by side, `limit` at most."""
+
+    def __init__(
+        self,
+        drive: Drive,
+        store: Store,
+        *,
+        clock: Callable[[], float],
+        metrics: Metrics,
+        log: structlog.typing.FilteringBoundLogger,
+        limit: int,
+    ) -> None:
+        self._drive, self._store = drive, store
+        self._clock, self._metrics, self._log = clock, metrics, log
+        self._limit = limit
+        self._event = asyncio.Event()
+        self._writers: set[asyncio.Task[None]] = set()
+        self._readers: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._kept: tuple[Kept, ...] = ()
+        self._stopping = False
+        self._broken: BaseException | None = None
+
+    def changed(self) -> None:
+        """Something may be due: the next turn begins as soon as the loop gets to it, once for all that changed."""
+        self._event.set()
+
+    def restored(self, kept: tuple[Kept, ...]) -> None:
+        """What the store keeps now."""
+        self._kept = kept
+
+    async def run(self) -> None:
+        """Turns until cancelled. Raises LostLease where a write was no longer allowed to start."""
+        drive = self._drive
+        while True:
+            self._event.clear()
+            now = self._clock()
+            plans = drive.plan(now)
+            if plans:
+                self._planned(plans)
+            self._fill()
+            self._keep()
+            if self._broken is not None:
+                raise self._broken
+            wake = drive.wake(now)
+            try:
+                async with asyncio.timeout(None if wake is None else max(0.0, wake - self._clock())):
+                    await self._event.wait()
+            except TimeoutError:
+                pass
+
+    async def drain(self, seconds: float) -> None:
+        """Starts nothing more, and waits that long for what is under way."""
+        self._stopping = True
+        under_way = {*self._writers, *self._readers, *([self._keeper] if self._keeper else [])}
+        if under_way:
+            _, late = await asyncio.wait(under_way, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    def _planned(self, plans: list[Plan]) -> None:
+        self._log.info("planned", nodes=len(plans), actions=sum(len(plan.actions) for plan in plans))
+        for plan in plans:
+            self._log.debug(
+                "planned for a node", node=plan.node, reasons=[each.reason for each in plan.actions]
+            )
+
+    def _fill(self) -> None:
+        drive, now = self._drive, self._clock()
+        while not self._stopping and len(self._writers) < self._limit:
+            publish = drive.next_publish()
+            if publish is None:
+                break
+            self._metrics.sync.begin(now)
+            self._start(self._write(publish), self._writers)
+        while not self._stopping and len(self._readers) < self._limit:
+            name = drive.next_read()
+            if name is None:
+                break
+            self._start(self._read(name), self._readers)
+
+    def _start(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+        task = asyncio.ensure_future(work)
+        tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(done, tasks))
+
+    def _ended(self, task: asyncio.Task[None], tasks: set[asyncio.Task[None]]) -> None:
+        tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._broken = error
+        if not self._writers:
+            self._metrics.sync.end(self._clock())
+        self._event.set()
+
+    async def _write(self, publish: Publish | None) -> None:
+        """Writes one grant, then others as long as there are some: fewer tasks than writes."""
+        drive, publishes = self._drive, self._metrics.publishes
+        while publish is not None:
+            outcome = await self._store.publish(publish)
+            publishes[type(outcome).__name__] += 1
+            drive.published(publish, outcome, self._clock())
+            if not isinstance(outcome, Version):
+                self._not_written(publish, outcome)
+                self._event.set()
+            elif publish.grant.problems or publish.node.holds.error:
+                await self._problems(publish)
+            publish = None if self._stopping else drive.next_publish()
+
+    def _not_written(self, publish: Publish, outcome: Published) -> None:
+        text = getattr(outcome, "text", "")
+        line = self._log.warning if isinstance(outcome, Denied) else self._log.debug
+        line("grant not written", node=publish.node.name, outcome=type(outcome).__name__, why=text)
+
+    async def _problems(self, publish: Publish) -> None:
+        """Says what is unmet, and when it is over, where a person looks."""
+        node, grant = publish.node, publish.grant
+        if grant.error == node.holds.error:
+            return
+        if not grant.problems:
+            self._log.info("recovered", node=node.name, was=node.holds.error)
+        for problem in grant.problems:
+            self._metrics.problems[problem.reason] += 1
+            self._log.warning("unmet demand", node=node.name, reason=problem.reason, text=str(problem))
+            try:
+                await self._store.report(node, problem)
+            except LostLease:
+                raise
+            except OmnipamError as error:
+                self._log.debug("not reported", node=node.name, why=str(error))
+
+    async def _read(self, name: str) -> None:
+        try:
+            node = await self._store.read(name)
+        except OmnipamError as error:
+            self._log.debug("not read", node=name, why=str(error))
+            self._drive.read_failed(name, self._clock())
+        else:
+            self._drive.read(name, node, self._clock())
+
+    def _keep(self) -> None:
+        """Writes what must outlive us, one write at a time, the newest only."""
+        kept = self._drive.allocator.kept()
+        if kept is self._kept or self._keeper is not None or self._stopping:
+            return
+        if kept == self._kept:
+            self._kept = kept
+            return
+        self._keeper = asyncio.ensure_future(self._write_kept(kept))
+
+    async def _write_kept(self, kept: tuple[Kept, ...]) -> None:
+        try:
+            await self._store.keep(kept)
+            self._kept = kept
+        except LostLease as error:
+            self._broken = error
+        except OmnipamError as error:
+            self._log.warning("what is in quarantine could not be written; trying on", why=str(error))
+            await asyncio.sleep(KEEP_RETRY_S)
+        finally:
+            self._keeper = None
+            self._event.set()

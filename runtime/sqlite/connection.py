@@ -1,0 +1,123 @@
+"""Opening the file, transactions on it, and SQLite's errors in our words."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from omnipam.core.errors import Invalid, OmnipamError, OutcomeUnknown, Unavailable
+
+from . import schema
+from .location import prepare_directory
+
+_OTHER_PATH = "or pass --store with another path"
+_RETRY_S = 0.01
+
+
+def said(error: sqlite3.Error, path: object) -> OmnipamError:
+    """The error for people: what happened to which file, and what to do."""
+    match (
+        getattr(error, "sqlite_errorcode", 0) & 0xFF
+    ):  # the low byte is the primary code (sqlite.org/rescode.html)
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return Unavailable(f"store {path} is locked by another process: try again, or end that process")
+        case sqlite3.SQLITE_NOTADB:
+            return Invalid(f"store {path} is not a SQLite database: move it away, {_OTHER_PATH}")
+        case sqlite3.SQLITE_CORRUPT:
+            return Invalid(f"store {path} is damaged ({error}): restore it from a backup, {_OTHER_PATH}")
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            return Invalid(
+                f"store {path} cannot be written ({error}): let this user write the file and its directory, {_OTHER_PATH}"
+            )
+        case sqlite3.SQLITE_FULL:
+            return Unavailable(f"store {path} cannot grow ({error}): free space on its file system")
+    return Unavailable(f"store {path} failed ({error}): look at its file system")
+
+
+@contextmanager
+def in_our_words(path: object) -> Iterator[None]:
+    """SQLite's errors leave the block as ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise said(error, path) from error
+
+
+def connect(path: Path, *, busy_s: float) -> sqlite3.Connection:
+    """A connection to the file, which is created if absent, at our schema's version.
+
+    busy_s: how long a write waits for another process's. Raises Invalid, Unavailable.
+    """
+    prepare_directory(path)
+    with in_our_words(path):
+        db = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
+        try:
+            # Text of another's making may be no UTF-8, and one bad row must not hide the others.
+            db.text_factory = partial(str, encoding="utf-8", errors="replace")
+            ready = schema.check(db, path)
+            _use_wal(db, path, busy_s)
+            db.execute("PRAGMA synchronous = FULL")  # a commit that returned survives a loss of power
+            db.execute("PRAGMA foreign_keys = ON")
+            if not ready:
+                schema.migrate(db, path)
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def _use_wal(db: sqlite3.Connection, path: Path, busy_s: float) -> None:
+    """Readers and the writer do not block each other. Kept in the file, so mostly there already."""
+    deadline = time.monotonic() + busy_s
+    while True:
+        try:
+            mode = db.execute("PRAGMA journal_mode").fetchone()[0]
+            if mode != "wal":
+                mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            break
+        except sqlite3.OperationalError as error:  # SQLite does not wait here by itself
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(_RETRY_S)
+    if mode != "wal":
+        raise Invalid(
+            f"store {path} cannot use a write-ahead log on this file system: put it on a local one, with --store"
+        )
+
+
+@contextmanager
+def reading(db: sqlite3.Connection) -> Iterator[None]:
+    """All reads in the block see one state. Within another transaction, they see that one's."""
+    if db.in_transaction:
+        yield
+        return
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        _roll_back(db)  # nothing was written
+
+
+@contextmanager
+def writing(db: sqlite3.Connection) -> Iterator[None]:
+    """All writes in the block happen, durably, or none. Raises OutcomeUnknown where the commit itself failed."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        _roll_back(db)
+        raise
+    try:
+        db.execute("COMMIT")
+    except sqlite3.Error as error:
+        _roll_back(db)
+        raise OutcomeUnknown(f"the commit failed ({error}): it may have happened") from error
+
+
+def _roll_back(db: sqlite3.Connection) -> None:
+    if db.in_transaction:  # some errors have ended it already
+        db.execute("ROLLBACK")

@@ -1,0 +1,389 @@
+"""`SqliteStore`: the embedded store, blocking. One object per thread; any number of processes on one file."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from omnipam.core.allocator import Conflict, Denied, Gone, Published, Unknown, Version
+from omnipam.core.cidr import parse
+from omnipam.core.drive import Publish
+from omnipam.core.errors import Invalid, NotFound, OutcomeUnknown, Refused
+from omnipam.core.values import Block, Kept, Node, PoolSpec, Problem
+
+from . import blocks, rows
+from .connection import connect, in_our_words, reading, said, writing
+from .location import path_of
+
+BUSY_S = 5.0
+"""How long a write waits for another process's. A write takes milliseconds, so this is a process that hangs."""
+
+DELETIONS_KEPT_S = 3600.0
+"""How long a deletion can be followed. Who looked away for longer lists anew."""
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """One block and who has it."""
+
+    node: str
+    block: Block
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One line of history. event: `granted`, `returned` (both with pool and cidr), or `problem` (with text).
+
+    at: seconds since the epoch. author: who did it.
+    """
+
+    at: float
+    node: str
+    event: str
+    pool: str = ""
+    cidr: str = ""
+    author: str = ""
+    text: str = ""
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """What the operator said of itself: the mode that serves this store, empty if none ever did, and its pools."""
+
+    mode: str = ""
+    pools: tuple[PoolSpec, ...] = ()
+
+
+class Deletion(msgspec.Struct, frozen=True):
+    """A node that was deleted."""
+
+    name: str
+    uid: str
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What happened up to a revision, in order."""
+
+    revision: int
+    items: tuple[Node | Deletion, ...]
+
+
+def _new_uid() -> str:
+    return str(uuid.uuid4())
+
+
+class SqliteStore:
+    """Nodes, pools, grants and their history in one file. Every method raises Unavailable where the file cannot be used now
+    (locked for longer than `busy_s`, disk full), Invalid where a person must mend it, OutcomeUnknown where a commit failed.
+
+    author: who writes, for the history. clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        author: str = "",
+        clock: Callable[[], float] = time.time,
+        new_uid: Callable[[], str] = _new_uid,
+        busy_s: float = BUSY_S,
+    ) -> None:
+        self.path = path_of(url)
+        self._author = author
+        self._clock = clock
+        self._new_uid = new_uid
+        self._db = connect(self.path, busy_s=busy_s)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """All reads within see one state."""
+        with in_our_words(self.path), reading(self._db):
+            yield self._db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """All writes within happen, durably, or none."""
+        with in_our_words(self.path), writing(self._db):
+            yield self._db
+
+    # -- nodes
+
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, by name."""
+        with self.reading():
+            return self._nodes("ORDER BY n.name")
+
+    def node(self, name: str) -> Node | None:
+        with self.reading():
+            return next(iter(self._nodes("WHERE n.name = ?", (name,))), None)
+
+    def add_node(self, node: Node) -> Node:
+        """Adds a node by its name, instance, facts, agent's half and flags, and answers it as stored. It holds nothing yet.
+
+        `uid` and `created` are made up where they are empty. Raises Invalid if there is one of that name.
+        """
+        if not node.name:
+            raise Invalid("a node needs a name")
+        if node.holds.blocks:
+            raise Invalid(f"node {node.name} cannot be added with blocks: they are granted by the operator")
+        with self.writing() as db:
+            if db.execute("SELECT 1 FROM nodes WHERE name = ?", (node.name,)).fetchone():
+                raise Invalid(
+                    f"node {node.name} exists already in {self.path}: delete it first, or choose another name"
+                )
+            db.execute(
+                "INSERT INTO nodes (name, uid, created, version, present, ignored, instance, facts, agent) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(
+                        node.name,
+                        node.uid or self._new_uid(),
+                        node.created or self._clock(),
+                        self._advance(db),
+                    ),
+                    *(node.present, node.ignored, node.instance),
+                    *(rows.facts_json(node.facts), rows.agent_json(node.agent)),
+                ),
+            )
+            return self._nodes("WHERE n.name = ?", (node.name,))[0]
+
+    def delete_node(self, name: str, *, uid: str = "") -> Node:
+        """Deletes a node; what it held is free. Answers the node as it was. `uid` empty: whichever it is. Raises NotFound."""
+        with self.writing() as db:
+            node = next(iter(self._nodes("WHERE n.name = ?", (name,))), None)
+            if node is None or (uid and node.uid != uid):
+                raise NotFound(f"node {name} is not in {self.path}: see omnipam node list")
+            now = self._clock()
+            self._remember(now, name, blocks.Change(returned=node.holds.blocks))
+            db.execute("DELETE FROM grants WHERE node = ?", (name,))
+            db.execute("DELETE FROM nodes WHERE name = ?", (name,))
+            old = db.execute(
+                "SELECT max(version) FROM deletions WHERE at < ?", (now - DELETIONS_KEPT_S,)
+            ).fetchone()[0]
+            if old is not None:
+                db.execute("DELETE FROM deletions WHERE version <= ?", (old,))
+                db.execute("UPDATE revision SET pruned = ?", (old,))
+            db.execute("INSERT INTO deletions VALUES (?, ?, ?, ?)", (self._advance(db), name, node.uid, now))
+            return node
+
+    # -- what changed
+
+    def outside_changes(self) -> int:
+        """A number that changes when another connection has written anything; cheap enough to ask every 50 ms."""
+        with in_our_words(self.path):
+            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    def revision(self) -> int:
+        """The number of the last write of a node."""
+        with self.reading() as db:
+            return int(db.execute("SELECT number FROM revision").fetchone()[0])
+
+    def changes(self, since: int | None) -> Changes | None:
+        """What changed after a revision, in order; with None, all there is. Answers None if that is too long ago to tell."""
+        with self.reading() as db:
+            number, pruned = db.execute("SELECT number, pruned FROM revision").fetchone()
+            if since is None:
+                return Changes(number, self._nodes("ORDER BY n.version"))
+            if since == number:
+                return Changes(number, ())
+            if since < pruned or since > number:  # the latter: another file was put in its place
+                return None
+            found: list[tuple[int, Node | Deletion]] = [
+                (int(node.version), node)
+                for node in self._nodes("WHERE n.version > ? ORDER BY n.version", (since,))
+            ]
+            found += [
+                (version, Deletion(name, uid))
+                for version, name, uid in db.execute(
+                    "SELECT version, name, uid FROM deletions WHERE version > ?", (since,)
+                )
+            ]
+            found.sort(key=lambda item: item[0])
+            return Changes(number, tuple(item for _, item in found))
+
+    # -- grants
+
+    def publish(self, publish: Publish) -> Published:
+        """Writes one grant. See `publish_all`."""
+        return self.publish_all((publish,))[0]
+
+    def publish_all(self, publishes: Sequence[Publish]) -> list[Published]:
+        """Writes grants in one transaction, each for itself: one that is refused leaves the others be. Never raises what a
+        `Published` can say. An answer is given when all are on disk."""
+        try:
+            with writing(self._db):
+                return [self._publish(self._db, publish) for publish in publishes]
+        except OutcomeUnknown as error:
+            return [Unknown(f"store {self.path}: {error}")] * len(publishes)
+        except sqlite3.Error as error:
+            refused = said(error, self.path)
+            return [Denied(refused.reason, str(refused))] * len(publishes)
+
+    def _publish(self, db: sqlite3.Connection, publish: Publish) -> Published:
+        """Within the transaction. What is wrong with this one alone leaves no trace."""
+        db.execute("SAVEPOINT one")
+        kept = False
+        try:
+            outcome = self._published(db, publish)
+            kept = isinstance(outcome, Version)
+        except (sqlite3.IntegrityError, sqlite3.DataError, ValueError, OverflowError) as error:
+            outcome = Denied(
+                "Invalid", f"node {publish.node.name!r}: store {self.path} refused the grant: {error}"
+            )
+        if not kept:
+            db.execute("ROLLBACK TO one")
+        db.execute("RELEASE one")
+        return outcome
+
+    def _published(self, db: sqlite3.Connection, publish: Publish) -> Published:
+        node, grant = publish.node, publish.grant
+        row = db.execute("SELECT version, present, error FROM nodes WHERE name = ?", (node.name,)).fetchone()
+        if row is None or not row[1]:
+            return Gone()
+        if str(row[0]) != node.version:
+            return Conflict()
+        if grant.blocks == node.holds.blocks and grant.error == row[2]:
+            return Version(node.version)
+        change = blocks.replace(db, node.name, grant.blocks)
+        if isinstance(change, blocks.Overlap):
+            return Denied("Overlap", f"node {node.name} cannot get {change}")
+        version = self._advance(db)
+        db.execute(
+            "UPDATE nodes SET error = ?, version = ? WHERE name = ?", (grant.error, version, node.name)
+        )
+        self._remember(self._clock(), node.name, change)
+        return Version(str(version))
+
+    def grants(self) -> tuple[Granted, ...]:
+        """All blocks that nodes have, by address, IPv4 first. Rows that are no network are left out (see `Node.unreadable`)."""
+        with self.reading() as db:
+            found = db.execute(
+                f"SELECT {blocks.COLUMNS} FROM grants g ORDER BY g.family, g.first, g.last"
+            ).fetchall()
+        return tuple(Granted(row[0], block) for row in found if (block := blocks.block_of(row)) is not None)
+
+    def history(self, node: str | None = None, limit: int = 100) -> tuple[Event, ...]:
+        """The last `limit` events, of all nodes or one, newest first."""
+        with self.reading() as db:
+            found = db.execute(
+                "SELECT at, node, event, pool, cidr, author, text FROM history "
+                + ("" if node is None else "WHERE node = ? ")
+                + "ORDER BY id DESC LIMIT ?",
+                (limit,) if node is None else (node, limit),
+            ).fetchall()
+        return tuple(Event(*row) for row in found)
+
+    def report(self, node: str, problem: Problem) -> None:
+        """Adds a failure to the node's history."""
+        with self.writing() as db:
+            db.execute(
+                "INSERT INTO history (at, node, event, author, text) VALUES (?, ?, 'problem', ?, ?)",
+                (self._clock(), node, self._author, str(problem)),
+            )
+
+    # -- pools, what is kept, settings
+
+    def pools(self) -> tuple[PoolSpec, ...]:
+        """The pools that were added, by name. Raises Invalid where a row is no pool."""
+        with self.reading() as db:
+            found = db.execute("SELECT name, spec FROM pools ORDER BY name").fetchall()
+        return tuple(rows.pool_of(name, spec) for name, spec in found)
+
+    def add_pool(self, spec: PoolSpec) -> None:
+        """Adds a pool. Raises Invalid if there is one of that name."""
+        if not spec.name:
+            raise Invalid("a pool needs a name")
+        with self.writing() as db:
+            if db.execute("SELECT 1 FROM pools WHERE name = ?", (spec.name,)).fetchone():
+                raise Invalid(
+                    f"pool {spec.name} exists already in {self.path}: delete it first, or choose another name"
+                )
+            db.execute("INSERT INTO pools VALUES (?, ?)", (spec.name, rows.pool_json(spec)))
+
+    def delete_pool(self, name: str) -> None:
+        """Deletes a pool. Raises NotFound, and Refused while a node has a block of it."""
+        with self.writing() as db:
+            if not db.execute("SELECT 1 FROM pools WHERE name = ?", (name,)).fetchone():
+                raise NotFound(f"pool {name} is not in {self.path}: see omnipam pool list")
+            used, example = db.execute(
+                "SELECT count(*), min(node) FROM grants WHERE pool = ?", (name,)
+            ).fetchone()
+            if used:
+                raise Refused(
+                    f"pool {name} has {used} blocks granted (one of node {example}): delete its nodes first"
+                )
+            db.execute("DELETE FROM pools WHERE name = ?", (name,))
+
+    def kept(self) -> tuple[Kept, ...]:
+        """Sorted. Raises Invalid where a row is no CIDR: to skip it might grant it."""
+        with self.reading() as db:
+            found = db.execute("SELECT pool, cidr, owner, until FROM kept").fetchall()
+        try:
+            return tuple(sorted(Kept(pool, parse(cidr), owner, until) for pool, cidr, owner, until in found))
+        except Invalid as error:
+            raise Invalid(f"store {self.path}, table kept: {error}: correct or delete the row") from error
+
+    def keep(self, kept: Sequence[Kept]) -> None:
+        """Replaces what is kept."""
+        wanted = {(each.pool, str(each.cidr), each.owner, each.until) for each in kept}
+        with self.writing() as db:
+            had = set(db.execute("SELECT pool, cidr, owner, until FROM kept"))
+            db.executemany(
+                "DELETE FROM kept WHERE pool = ? AND cidr = ? AND owner = ?",
+                [each[:3] for each in had - wanted],
+            )
+            db.executemany("INSERT INTO kept VALUES (?, ?, ?, ?)", sorted(wanted - had))
+
+    def settings(self) -> Recorded:
+        """What the operator recorded. Raises Invalid where it cannot be read."""
+        with self.reading() as db:
+            found = dict(db.execute("SELECT name, value FROM settings"))
+        return Recorded(found.get("mode", ""), rows.pools_of(found["pools"]) if "pools" in found else ())
+
+    def record(self, mode: str, pools: Sequence[PoolSpec]) -> None:
+        """Says which mode and pools serve this store. Writes nothing if that is what it says."""
+        wanted = {"mode": mode, "pools": rows.pools_json(pools)}
+        with self.reading() as db:
+            if dict(db.execute("SELECT name, value FROM settings")).items() >= wanted.items():
+                return
+        with self.writing() as db:
+            db.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", wanted.items())
+
+    # -- within
+
+    def _nodes(self, clause: str, values: tuple[object, ...] = ()) -> tuple[Node, ...]:
+        granted: dict[str, list[blocks.Row]] = {}
+        for row in self._db.execute(
+            f"SELECT {blocks.COLUMNS} FROM grants g JOIN nodes n ON n.name = g.node "
+            f"{clause.partition('ORDER')[0]} ORDER BY g.node, g.position, g.id",
+            values,
+        ):
+            granted.setdefault(row[0], []).append(row)
+        return tuple(
+            rows.node_of(row, granted.get(row[0], ()))
+            for row in self._db.execute(f"SELECT {rows.NODE_COLUMNS} FROM nodes n {clause}", values)
+        )
+
+    def _advance(self, db: sqlite3.Connection) -> int:
+        db.execute("UPDATE revision SET number = number + 1")
+        return int(db.execute("SELECT number FROM revision").fetchone()[0])
+
+    def _remember(self, at: float, node: str, change: blocks.Change) -> None:
+        self._db.executemany(
+            "INSERT INTO history (at, node, event, pool, cidr, author) VALUES (?, ?, ?, ?, ?, ?)",
+            [(at, node, "returned", each.pool, str(each.cidr), self._author) for each in change.returned]
+            + [(at, node, "granted", each.pool, str(each.cidr), self._author) for each in change.granted],
+        )

@@ -1,0 +1,55 @@
+"""What others changed since the last look. Our own writes are left out: who wrote them has told of them."""
+
+from __future__ import annotations
+
+from omnipam.core.errors import OmnipamError
+from omnipam.core.values import Node
+
+from .store import Changes, SqliteStore
+
+
+class Watch:
+    """One follower's place in the file, on the thread of its store. Raises what the store raises; then nothing is lost."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self._since = 0
+        self._outside = -1
+        self._own: dict[str, str] = {}  # our writes after `_since`: node → version
+
+    def list(self) -> Changes:
+        """All there is; `poll` goes on from there."""
+        outside = self._store.outside_changes()
+        changes = self._store.changes(None)
+        assert changes is not None  # with None it always answers
+        self._since, self._outside = changes.revision, outside
+        self._own.clear()
+        return changes
+
+    def poll(self, *, force: bool = False) -> Changes | None:
+        """What changed, in order; None if that cannot be told any more: list. `force`: our own deletions, too."""
+        outside = self._store.outside_changes()
+        if outside == self._outside and not force:
+            return Changes(self._since, ())
+        changes = self._store.changes(self._since)
+        if changes is None:
+            return None
+        own = self._own
+        items = tuple(
+            item
+            for item in changes.items
+            if not (isinstance(item, Node) and own.get(item.name) == item.version)
+        )
+        self._since, self._outside, self._own = changes.revision, outside, {}
+        return Changes(changes.revision, items)
+
+    def wrote(self, versions: dict[str, str]) -> None:
+        """We have written these nodes, and say so ourselves."""
+        self._own.update(versions)
+        try:
+            outside = self._store.outside_changes()
+        except OmnipamError:
+            return  # the next poll meets it, and says so
+        if outside == self._outside:  # nobody else wrote: all until here is ours, and need not be read
+            self._since = max(self._since, *map(int, self._own.values()))
+            self._own.clear()

@@ -1,0 +1,95 @@
+"""The few pages that an operator serves: `/healthz`, `/readyz`, `/metrics`. GET and HEAD only, one answer a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from omnipam.core.errors import Invalid
+
+MAX_HEAD = 8192
+PATIENCE_S = 5.0
+REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    503: "Service Unavailable",
+}
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a page answers."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+
+Page = Callable[[], Answer]
+
+
+def text(status: int, words: str) -> Answer:
+    """A line of plain text."""
+    return Answer(status, f"{words}\n".encode())
+
+
+class Web:
+    """Serves pages on one address."""
+
+    def __init__(self, pages: Mapping[str, Page]) -> None:
+        self._pages = pages
+        self._server: asyncio.Server | None = None
+
+    async def open(self, host: str, port: int, key: str) -> int:
+        """Listens, and answers the port (the one chosen, if `port` is 0). `key`: where the address was configured.
+
+        Raises Invalid where it cannot be listened on.
+        """
+        try:
+            self._server = await asyncio.start_server(self._serve, host or None, port, limit=MAX_HEAD)
+        except OSError as error:
+            where = f"{host}:{port}"
+            why = "is in use" if error.errno == 98 else f"cannot be listened on ({error.strerror or error})"
+            raise Invalid(f"{key}: {where} {why}; free the port, or set another address") from None
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Listens no more."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+                answer = self._answer(head)
+                lines = (
+                    f"HTTP/1.1 {answer.status} {REASONS[answer.status]}",
+                    f"Content-Type: {answer.content_type}",
+                    f"Content-Length: {len(answer.body)}",
+                    "Connection: close",
+                )
+                writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+                if not head.startswith(b"HEAD "):
+                    writer.write(answer.body)
+                await writer.drain()
+        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # whoever asked has gone, or speaks no HTTP
+        finally:
+            writer.close()
+
+    def _answer(self, head: bytes) -> Answer:
+        words = head.split(b"\r\n", 1)[0].split(b" ")
+        if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
+            return text(400, "bad request")
+        if words[0] not in (b"GET", b"HEAD"):
+            return text(405, "only GET is served here")
+        page = self._pages.get(words[1].split(b"?", 1)[0].decode("latin-1"))
+        return (
+            page() if page is not None else text(404, f"not here; there are {', '.join(sorted(self._pages))}")
+        )

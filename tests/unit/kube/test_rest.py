@@ -1,0 +1,296 @@
+"""The request function against a server that misbehaves on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from aiohttp import web
+from tests.unit.kube.wire import drops, gives, hangs, in_turn, says, serving, tears
+
+from omnipam.core.errors import (
+    Conflict,
+    Denied,
+    Invalid,
+    NotFound,
+    OmnipamError,
+    OutcomeUnknown,
+    Throttled,
+    Unavailable,
+)
+from omnipam.runtime.kube.config import Auth, Cluster
+from omnipam.runtime.kube.errors import AlreadyExists, Expired
+from omnipam.runtime.kube.rest import Api, Method, TokenBucket
+
+PATH = "/apis/cilium.io/v2/ciliumnodes/n1"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "read", "mutation"),
+    [
+        (400, "BadRequest", Invalid, Invalid),
+        (401, "Unauthorized", Denied, Denied),
+        (403, "Forbidden", Denied, Denied),
+        (404, "NotFound", NotFound, NotFound),
+        (409, "Conflict", Conflict, Conflict),
+        (409, "AlreadyExists", AlreadyExists, AlreadyExists),
+        (410, "Expired", Expired, Expired),
+        (422, "Invalid", Invalid, Invalid),
+        (429, "TooManyRequests", Throttled, Throttled),
+        (500, "InternalError", Unavailable, OutcomeUnknown),
+        (502, "", Unavailable, OutcomeUnknown),
+        (503, "ServiceUnavailable", Unavailable, Unavailable),
+        (504, "Timeout", Unavailable, OutcomeUnknown),
+    ],
+)
+async def test_codes_become_our_errors(
+    code: int, reason: str, read: type[OmnipamError], mutation: type[OmnipamError]
+) -> None:
+    async with serving(says(code, reason, "line one\nline two")) as wire, wire.api() as api:
+        for method, expected in (
+            ("GET", read),
+            ("PATCH", mutation),
+            ("POST", mutation),
+            ("DELETE", mutation),
+        ):
+            with pytest.raises(OmnipamError) as caught:
+                await api.request(method, PATH, body=b"{}" if method != "GET" else None)
+            assert type(caught.value) is expected
+            assert str(caught.value).startswith(f"{method} {PATH}: {code}")
+            assert "line one line two" in str(caught.value)
+
+
+async def test_503_of_a_load_balancer_may_have_happened() -> None:
+    async with serving(gives(b"upstream connect error", 503)) as wire, wire.api() as api:
+        with pytest.raises(OutcomeUnknown):
+            await api.merge_patch(PATH, b"{}")
+        with pytest.raises(Unavailable):
+            await api.get(PATH)
+
+
+async def test_retry_after_is_read_from_the_header_or_the_status() -> None:
+    async with serving(says(429, "TooManyRequests", headers={"Retry-After": "7"})) as wire, wire.api() as api:
+        with pytest.raises(Throttled) as caught:
+            await api.get(PATH)
+        assert caught.value.retry_after_s == 7
+    body = b'{"kind":"Status","code":429,"details":{"retryAfterSeconds":3}}'
+    async with serving(gives(body, 429)) as wire, wire.api() as api:
+        with pytest.raises(Throttled) as caught:
+            await api.get(PATH)
+        assert caught.value.retry_after_s == 3
+
+
+@pytest.mark.parametrize("method", ["PATCH", "POST", "DELETE"])
+@pytest.mark.parametrize("fault", [drops, tears, hangs])
+async def test_a_lost_answer_to_a_mutation_is_an_unknown_outcome_and_is_not_repeated(
+    fault, method: Method
+) -> None:
+    async with serving(fault) as wire, wire.api(timeout_s=0.3) as api:
+        with pytest.raises(OutcomeUnknown, match="may have happened"):
+            await api.request(method, PATH, body=b"{}")
+        assert len(wire.seen) == 1
+
+
+@pytest.mark.parametrize("fault", [drops, tears, hangs])
+async def test_a_lost_answer_to_a_read_is_unavailable(fault) -> None:
+    async with serving(fault) as wire, wire.api(timeout_s=0.3) as api:
+        with pytest.raises(Unavailable):
+            await api.get(PATH)
+
+
+async def test_nobody_listening_is_unavailable_even_for_a_mutation() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound, not listening: refused
+        server = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+        async with Api(Cluster(server=server, source="test"), user_agent="t") as api:
+            with pytest.raises(Unavailable, match=f"API server {server} cannot be reached"):
+                await api.merge_patch(PATH, b"{}")
+
+
+async def test_a_stale_idle_connection_does_not_repeat_a_mutation() -> None:
+    """A kept-alive connection that the server closed as we sent: the answer is lost, whatever the method."""
+    async with serving(in_turn(gives(b"{}"), drops)) as wire, wire.api() as api:
+        await api.get(PATH)
+        with pytest.raises(OutcomeUnknown):
+            await api.merge_patch(PATH, b"{}")
+        assert [seen.method for seen in wire.seen] == ["GET", "PATCH"]
+
+
+async def test_headers_query_and_body_arrive_as_given() -> None:
+    async with serving(gives(b'{"a":1}')) as wire, wire.api() as api:
+        assert (
+            await api.get("/api/v1/nodes", "limit=5&continue=a%3D%2Fb", accept="application/json;as=X")
+            == b'{"a":1}'
+        )
+        await api.merge_patch(PATH, b'{"spec":{}}')
+    read, patch = wire.seen
+    assert read.query == {"limit": "5", "continue": "a=/b"}
+    assert read.headers["User-Agent"] == "omnipam/test (unit)"
+    assert read.headers["Accept"] == "application/json;as=X"
+    assert "Accept-Encoding" not in read.headers
+    assert patch.headers["Content-Type"] == "application/merge-patch+json"
+    assert patch.headers["Accept"] == "application/json"
+    assert patch.body == b'{"spec":{}}'
+
+
+async def test_a_server_below_a_path_keeps_its_path() -> None:
+    async with serving(gives(b"{}")) as wire:
+        cluster = Cluster(server=f"{wire.url}/k8s/clusters/c-1", source="test")
+        async with wire.api(cluster=cluster) as api:
+            await api.get("/api/v1/nodes")
+    assert wire.seen[0].path == "/k8s/clusters/c-1/api/v1/nodes"
+
+
+async def test_delete_names_the_uid_it_means() -> None:
+    async with serving(gives(b"{}")) as wire, wire.api() as api:
+        await api.delete(PATH, uid="u-1")
+    assert b'"preconditions":{"uid":"u-1"}' in wire.seen[0].body
+
+
+async def test_redirects_are_not_followed() -> None:
+    async def elsewhere(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "/login"})
+
+    async with serving(elsewhere) as wire, wire.api() as api:
+        with pytest.raises(Invalid, match="is this the address of a Kubernetes API server"):
+            await api.get(PATH)
+        assert len(wire.seen) == 1
+
+
+async def test_a_401_renews_the_token_once_and_tries_again(tmp_path) -> None:
+    token = tmp_path / "token"
+    token.write_text("old\n")
+
+    async def strict(request: web.Request) -> web.StreamResponse:
+        if request.headers["Authorization"] == "Bearer new":
+            return await gives(b"{}")(request)
+        return await says(401, "Unauthorized")(request)
+
+    async with serving(strict) as wire, wire.api(cluster=wire.cluster(Auth(token_file=token))) as api:
+        token.write_text("new\n")
+        assert await api.merge_patch(PATH, b"{}") == b"{}"
+        assert await api.get(PATH) == b"{}"
+        assert [seen.headers["Authorization"] for seen in wire.seen] == [
+            "Bearer old",
+            "Bearer new",
+            "Bearer new",
+        ]
+        token.write_text("bad\n")
+        api_seen = len(wire.seen)
+        await api.get(PATH)  # not yet re-read: still the good one
+        assert len(wire.seen) == api_seen + 1
+
+
+async def test_a_401_that_stays_is_denied_after_two_tries() -> None:
+    async with (
+        serving(says(401, "Unauthorized")) as wire,
+        wire.api(cluster=wire.cluster(Auth(token="t"))) as api,
+    ):
+        with pytest.raises(Denied, match="renew them"):
+            await api.get(PATH)
+        assert len(wire.seen) == 2
+
+
+async def test_a_token_file_is_read_again_after_a_minute(tmp_path) -> None:
+    token = tmp_path / "token"
+    token.write_text("one")
+    now = 1000.0
+    async with (
+        serving(gives(b"{}")) as wire,
+        wire.api(cluster=wire.cluster(Auth(token_file=token)), clock=lambda: now) as api,
+    ):
+        await api.get(PATH)
+        token.write_text("two")
+        now += 59
+        await api.get(PATH)
+        now += 2
+        await api.get(PATH)
+        token.unlink()
+        now += 61
+        await api.get(PATH)  # being replaced: the last one may still do
+    assert [seen.headers["Authorization"] for seen in wire.seen] == [
+        "Bearer one",
+        "Bearer one",
+        "Bearer two",
+        "Bearer two",
+    ]
+
+
+async def test_no_more_requests_in_flight_than_connections_and_the_gate_is_asked_last() -> None:
+    """What waits for a connection is asked when it gets one, not when it was called."""
+    free = asyncio.Event()
+    full = asyncio.Event()
+    inside = 0
+
+    async def slow(request: web.Request) -> web.Response:
+        nonlocal inside
+        inside += 1
+        if inside == 2:
+            full.set()
+        await free.wait()
+        return web.Response(body=b"{}")
+
+    def closed() -> None:
+        raise Denied("closed")
+
+    async with serving(slow) as wire, wire.api(connections=2) as api:
+        tasks = [asyncio.create_task(api.merge_patch(PATH, b"{}")) for _ in range(5)]
+        await full.wait()
+        api.gate = closed
+        assert len(wire.seen) == 2
+        free.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [bytes, bytes, Denied, Denied, Denied]
+    assert len(wire.seen) == 2
+
+
+async def test_urgent_requests_pass_gate_pacing_and_queue() -> None:
+    def closed() -> None:
+        raise Denied("closed")
+
+    async with serving(hangs) as wire, wire.api(connections=1, qps=0.001, burst=1, timeout_s=5) as api:
+        waiting = asyncio.create_task(api.get(PATH))
+        await wire.arrived.wait()
+        wire.answer = gives(b"{}")
+        api.gate = closed
+        assert await api.merge_patch(PATH, b"{}", urgent=True) == b"{}"
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_reads_are_not_gated() -> None:
+    def closed() -> None:
+        raise Denied("closed")
+
+    async with serving(gives(b"{}")) as wire, wire.api(gate=closed) as api:
+        assert await api.get(PATH) == b"{}"
+
+
+async def test_token_bucket_lets_the_burst_through_and_then_the_rate() -> None:
+    now = 0.0
+    starts: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    bucket = TokenBucket(10, 5, clock=lambda: now, sleep=sleep)
+    for _ in range(8):
+        await bucket.take()
+        starts.append(round(now, 6))
+    assert starts == [0, 0, 0, 0, 0, 0.1, 0.2, 0.3]
+    now += 100  # an idle bucket fills to the burst and no further
+    starts.clear()
+    for _ in range(7):
+        await bucket.take()
+        starts.append(round(now - 100.3, 6))
+    assert starts == [0, 0, 0, 0, 0, 0.1, 0.2]
+
+
+async def test_errors_carry_no_token() -> None:
+    auth = Auth(token="SECRET", password="SECRET", username="u", certificate=b"SECRET", key=b"SECRET")
+    async with serving(drops) as wire, wire.api(cluster=wire.cluster(auth)) as api:
+        with pytest.raises(OutcomeUnknown) as caught:
+            await api.merge_patch(PATH, b"{}")
+        assert "SECRET" not in f"{caught.value} {api.cluster!r} {api._credential!r}"
