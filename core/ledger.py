@@ -30,6 +30,7 @@ class Ledger:
     """
 
     __slots__ = (
+        "_aside",
         "_base",
         "_bits",
         "_blocked",
@@ -76,7 +77,9 @@ class Ledger:
         self.cursor = 0
         self._taken = 0
         self._quarantined = 0
-        self._plain = True  # only ranges of one unit are recorded, and nothing is set aside
+        # What the fast paths ask: are only ranges of one unit recorded, and is anything reserved or held back.
+        self._plain = True
+        self._aside = False
         for each in reserved:
             self.reserve(each)
 
@@ -134,6 +137,22 @@ class Ledger:
         Reserved and held-back ranges are no hindrance: an object that shows a range wins.
         Raises Invalid if `cidr` lies outside the ledger.
         """
+        if (
+            self._plain
+            and cidr.length == self.mask
+            and self.cidr.contains(cidr)
+            and cidr.first not in self._units
+        ):
+            first = cidr.first
+            if not self._aside or not self._is_aside(first):
+                self._units[first] = owner
+                if self._sorted:
+                    self._sorted.pop(self.mask, None)
+                self._taken += 1
+                self._blocked.set_next(
+                    (first - self._base) >> self._shift
+                )  # it is free, so this sets just it
+                return ()
         self._check_inside(cidr)
         conflicts = self._record.overlapping(cidr, but=owner)
         if not conflicts:
@@ -153,12 +172,14 @@ class Ledger:
             and self._units.get(cidr.first) == owner
             and cidr.bits == self._bits
         ):
-            del self._units[cidr.first]
-            if self._sorted:
-                self._sorted.pop(self.mask, None)
-            self._taken -= 1
-            self._blocked.clear((cidr.first - self._base) >> self._shift)
-            return True
+            first = cidr.first
+            if not self._aside or not self._is_aside(first):
+                del self._units[first]
+                if self._sorted:
+                    self._sorted.pop(self.mask, None)
+                self._taken -= 1
+                self._blocked.clear((first - self._base) >> self._shift)
+                return True
         return cidr.overlaps(self.cidr) and self._erase(self._record, owner, cidr)
 
     def owners(self, cidr: Cidr) -> list[tuple[str, Cidr]]:
@@ -232,7 +253,17 @@ class Ledger:
         after = self._counts(span)
         self._taken += after[0] - before[0]
         self._quarantined += after[1] - before[1]
-        self._plain = self._record.lengths == (self.mask,) and not self._reserved and not self._held
+        self._plain = len(self._record.lengths) == 1
+        self._aside = bool(self._reserved or self._held)
+
+    def _is_aside(self, first: int) -> bool:
+        """Whether a reserved or held-back range touches the unit at address `first`."""
+        mask = self.mask
+        return any(
+            layer.covers(first, mask)
+            or (layer.lengths != () and layer.lengths[-1] > mask and layer.inside(first, mask) != [])
+            for layer in (self._reserved, self._held)
+        )
 
     def _span(self, cidr: Cidr) -> tuple[int, int]:
         """The units that `cidr` touches, as (first unit, n): 2^n of them."""

@@ -21,7 +21,8 @@ from omnipam.core.errors import Invalid, NotFound, OmnipamError, Unavailable
 from omnipam.core.values import Held, Kept, Node, PoolSpec, Problem
 from omnipam.runtime.store import Sink
 
-from .store import BUSY_S, Changes, Deletion, SqliteStore
+from .store import BUSY_S, SqliteStore
+from .values import Changes, Deletion
 from .watch import Watch
 from .worker import Worker
 

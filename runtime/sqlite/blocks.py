@@ -25,7 +25,7 @@ class Overlap(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         other = "an unreadable block" if self.other is None else str(self.other)
-        return f"{self.cidr} overlaps {other} of node {self.node}"
+        return f"{self.cidr}: it overlaps {other} of node {self.node}"
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -53,9 +53,9 @@ def block_of(row: Row) -> Block | None:
 
 
 def overlapping(db: sqlite3.Connection, cidr: Cidr) -> Row | None:
-    """A grant that shares an address with `cidr`: the widest around it, else the first within. Two look-ups on the index, however full it is.
+    """A grant that shares an address with `cidr`: the widest around it, else the first within.
 
-    Networks nest: what overlaps either begins within `cidr`, or is one of the (at most 128) networks around it.
+    Two look-ups on the index, whose cost does not depend on how many grants there are. Networks nest: what overlaps either begins within `cidr`, or is one of the (at most 128) networks around it.
     """
     within = db.execute(
         f"SELECT {COLUMNS} FROM grants g WHERE g.family = ? AND g.first BETWEEN ? AND ? ORDER BY g.first, g.last LIMIT 1",

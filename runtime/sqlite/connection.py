@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from omnipam.core.errors import Invalid, OmnipamError, OutcomeUnknown, Unavailable
 
@@ -45,6 +47,8 @@ def in_our_words(path: object) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise said(error, path) from error
+    except (UnicodeEncodeError, OverflowError) as error:  # an argument that SQLite has no type for
+        raise Invalid(f"store {path} cannot hold this value: {error}: use another") from error
 
 
 def connect(path: Path, *, busy_s: float) -> sqlite3.Connection:
@@ -121,3 +125,33 @@ def writing(db: sqlite3.Connection) -> Iterator[None]:
 def _roll_back(db: sqlite3.Connection) -> None:
     if db.in_transaction:  # some errors have ended it already
         db.execute("ROLLBACK")
+
+
+class File:
+    """An open file. Every method raises Unavailable where it cannot be used now (locked for longer than `busy_s`, disk full),
+    Invalid where a person must mend it, OutcomeUnknown where a commit failed."""
+
+    def __init__(self, path: Path, *, busy_s: float) -> None:
+        self.path = path
+        self._db = connect(path, busy_s=busy_s)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """All reads within see one state."""
+        with in_our_words(self.path), reading(self._db):
+            yield self._db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """All writes within happen, durably, or none."""
+        with in_our_words(self.path), writing(self._db):
+            yield self._db

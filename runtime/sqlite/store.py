@@ -5,22 +5,18 @@ from __future__ import annotations
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
-
-import msgspec
+from collections.abc import Callable, Sequence
 
 from omnipam.core.allocator import Conflict, Denied, Gone, Published, Unknown, Version
-from omnipam.core.cidr import parse
 from omnipam.core.drive import Publish
-from omnipam.core.errors import Invalid, NotFound, OutcomeUnknown, Refused
-from omnipam.core.values import Block, Kept, Node, PoolSpec, Problem
+from omnipam.core.errors import Invalid, NotFound, OutcomeUnknown
+from omnipam.core.values import Node, Problem
 
 from . import blocks, rows
-from .connection import connect, in_our_words, reading, said, writing
+from .connection import in_our_words, said, writing
 from .location import path_of
+from .pools import PoolTables
+from .values import Changes, Deletion, Event, Granted
 
 BUSY_S = 5.0
 """How long a write waits for another process's. A write takes milliseconds, so this is a process that hangs."""
@@ -29,56 +25,12 @@ DELETIONS_KEPT_S = 3600.0
 """How long a deletion can be followed. Who looked away for longer lists anew."""
 
 
-class Granted(msgspec.Struct, frozen=True):
-    """One block and who has it."""
-
-    node: str
-    block: Block
-
-
-class Event(msgspec.Struct, frozen=True):
-    """One line of history. event: `granted`, `returned` (both with pool and cidr), or `problem` (with text).
-
-    at: seconds since the epoch. author: who did it.
-    """
-
-    at: float
-    node: str
-    event: str
-    pool: str = ""
-    cidr: str = ""
-    author: str = ""
-    text: str = ""
-
-
-class Recorded(msgspec.Struct, frozen=True):
-    """What the operator said of itself: the mode that serves this store, empty if none ever did, and its pools."""
-
-    mode: str = ""
-    pools: tuple[PoolSpec, ...] = ()
-
-
-class Deletion(msgspec.Struct, frozen=True):
-    """A node that was deleted."""
-
-    name: str
-    uid: str
-
-
-class Changes(msgspec.Struct, frozen=True):
-    """What happened up to a revision, in order."""
-
-    revision: int
-    items: tuple[Node | Deletion, ...]
-
-
 def _new_uid() -> str:
     return str(uuid.uuid4())
 
 
-class SqliteStore:
-    """Nodes, pools, grants and their history in one file. Every method raises Unavailable where the file cannot be used now
-    (locked for longer than `busy_s`, disk full), Invalid where a person must mend it, OutcomeUnknown where a commit failed.
+class SqliteStore(PoolTables):
+    """Nodes, pools, grants and their history in one file. Raises as `File`; a URL that is none is Invalid.
 
     author: who writes, for the history. clock: seconds since the epoch.
     """
@@ -92,32 +44,10 @@ class SqliteStore:
         new_uid: Callable[[], str] = _new_uid,
         busy_s: float = BUSY_S,
     ) -> None:
-        self.path = path_of(url)
+        super().__init__(path_of(url), busy_s=busy_s)
         self._author = author
         self._clock = clock
         self._new_uid = new_uid
-        self._db = connect(self.path, busy_s=busy_s)
-
-    def close(self) -> None:
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self.close()
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """All reads within see one state."""
-        with in_our_words(self.path), reading(self._db):
-            yield self._db
-
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """All writes within happen, durably, or none."""
-        with in_our_words(self.path), writing(self._db):
-            yield self._db
 
     # -- nodes
 
@@ -293,74 +223,6 @@ class SqliteStore:
                 "INSERT INTO history (at, node, event, author, text) VALUES (?, ?, 'problem', ?, ?)",
                 (self._clock(), node, self._author, str(problem)),
             )
-
-    # -- pools, what is kept, settings
-
-    def pools(self) -> tuple[PoolSpec, ...]:
-        """The pools that were added, by name. Raises Invalid where a row is no pool."""
-        with self.reading() as db:
-            found = db.execute("SELECT name, spec FROM pools ORDER BY name").fetchall()
-        return tuple(rows.pool_of(name, spec) for name, spec in found)
-
-    def add_pool(self, spec: PoolSpec) -> None:
-        """Adds a pool. Raises Invalid if there is one of that name."""
-        if not spec.name:
-            raise Invalid("a pool needs a name")
-        with self.writing() as db:
-            if db.execute("SELECT 1 FROM pools WHERE name = ?", (spec.name,)).fetchone():
-                raise Invalid(
-                    f"pool {spec.name} exists already in {self.path}: delete it first, or choose another name"
-                )
-            db.execute("INSERT INTO pools VALUES (?, ?)", (spec.name, rows.pool_json(spec)))
-
-    def delete_pool(self, name: str) -> None:
-        """Deletes a pool. Raises NotFound, and Refused while a node has a block of it."""
-        with self.writing() as db:
-            if not db.execute("SELECT 1 FROM pools WHERE name = ?", (name,)).fetchone():
-                raise NotFound(f"pool {name} is not in {self.path}: see omnipam pool list")
-            used, example = db.execute(
-                "SELECT count(*), min(node) FROM grants WHERE pool = ?", (name,)
-            ).fetchone()
-            if used:
-                raise Refused(
-                    f"pool {name} has {used} blocks granted (one of node {example}): delete its nodes first"
-                )
-            db.execute("DELETE FROM pools WHERE name = ?", (name,))
-
-    def kept(self) -> tuple[Kept, ...]:
-        """Sorted. Raises Invalid where a row is no CIDR: to skip it might grant it."""
-        with self.reading() as db:
-            found = db.execute("SELECT pool, cidr, owner, until FROM kept").fetchall()
-        try:
-            return tuple(sorted(Kept(pool, parse(cidr), owner, until) for pool, cidr, owner, until in found))
-        except Invalid as error:
-            raise Invalid(f"store {self.path}, table kept: {error}: correct or delete the row") from error
-
-    def keep(self, kept: Sequence[Kept]) -> None:
-        """Replaces what is kept."""
-        wanted = {(each.pool, str(each.cidr), each.owner, each.until) for each in kept}
-        with self.writing() as db:
-            had = set(db.execute("SELECT pool, cidr, owner, until FROM kept"))
-            db.executemany(
-                "DELETE FROM kept WHERE pool = ? AND cidr = ? AND owner = ?",
-                [each[:3] for each in had - wanted],
-            )
-            db.executemany("INSERT INTO kept VALUES (?, ?, ?, ?)", sorted(wanted - had))
-
-    def settings(self) -> Recorded:
-        """What the operator recorded. Raises Invalid where it cannot be read."""
-        with self.reading() as db:
-            found = dict(db.execute("SELECT name, value FROM settings"))
-        return Recorded(found.get("mode", ""), rows.pools_of(found["pools"]) if "pools" in found else ())
-
-    def record(self, mode: str, pools: Sequence[PoolSpec]) -> None:
-        """Says which mode and pools serve this store. Writes nothing if that is what it says."""
-        wanted = {"mode": mode, "pools": rows.pools_json(pools)}
-        with self.reading() as db:
-            if dict(db.execute("SELECT name, value FROM settings")).items() >= wanted.items():
-                return
-        with self.writing() as db:
-            db.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", wanted.items())
 
     # -- within
 

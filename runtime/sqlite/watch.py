@@ -5,7 +5,8 @@ from __future__ import annotations
 from omnipam.core.errors import OmnipamError
 from omnipam.core.values import Node
 
-from .store import Changes, SqliteStore
+from .store import SqliteStore
+from .values import Changes
 
 
 class Watch:

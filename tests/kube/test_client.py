@@ -266,7 +266,7 @@ async def test_a_lost_lease_ends_the_renewal(cluster: Cluster) -> None:
 
 async def test_410_lists_anew_and_reports_what_vanished(start_apiserver: Callable[..., ApiServer]) -> None:
     """With a short history, a watch that was away too long is told 410."""
-    server = start_apiserver(compaction_interval_s=1)
+    server = start_apiserver(compaction_interval_s=1, watch_cache_sizes={"configmaps": 0})
     proxy = server.proxy()
     world = World()
     try:
@@ -280,9 +280,16 @@ async def test_410_lists_anew_and_reports_what_vanished(start_apiserver: Callabl
             server.admin.raw("DELETE", f"{MAPS}/t-gone")
             for i in range(3):
                 await direct.merge_patch(f"{MAPS}/t-stays", json.dumps({"data": {"v": f"{i}"}}).encode())
-            await world.until(lambda: any(isinstance(event, Away) for event in world.events))
+            old = next(event.version for event in world.events if isinstance(event, Synced))
+            async with asyncio.timeout(60):
+                while b'"code":410' not in await direct.get(
+                    MAPS, f"watch=1&resourceVersion={old}&timeoutSeconds=1"
+                ):
+                    pass  # not compacted yet; the server takes the second
             proxy.resume()
-            await world.until(lambda: world.mine() == {"t-stays": "2"})
+            await world.until(lambda: world.syncs == 2)
+            assert world.mine() == {"t-stays": "2"}
+            assert [event.name for event in world.events if isinstance(event, Deleted)] == ["t-gone"]
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
     finally:

@@ -118,7 +118,7 @@ def test_same_block_twice(db: sqlite3.Connection) -> None:
 def test_overlap_says_who_and_what(db: sqlite3.Connection) -> None:
     blocks.replace(db, "a", (Block("p", parse("10.0.1.0/25")),))
     overlap = blocks.replace(db, "b", (Block("q", parse("10.0.0.0/16")),))
-    assert str(overlap) == "10.0.0.0/16 overlaps 10.0.1.0/25 of node a"
+    assert str(overlap) == "10.0.0.0/16: it overlaps 10.0.1.0/25 of node a"
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,10 @@ def test_urls(url: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "kubernetes", "sqlite://", "sqlite:///", "sqlite://host/a.db", "sqlite:///a/", "sqlite:///:memory:"]
-    + ["sqlite:///a.db?mode=ro", "sqlite:///a.db#x", "/a.db", "sqlite:///a%00b", "postgres:///a"],
+    [
+        *("", "kubernetes", "sqlite://", "sqlite:///", "sqlite://host/a.db", "sqlite:///a/", "postgres:///a"),
+        *("sqlite:///:memory:", "sqlite:///a.db?mode=ro", "sqlite:///a.db#x", "/a.db", "sqlite:///a%00b"),
+    ],
 )
 def test_bad_urls(url: str) -> None:
     with pytest.raises(Invalid, match=re.escape(repr(url))):

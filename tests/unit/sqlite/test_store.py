@@ -17,7 +17,8 @@ from omnipam.core.cidr import Cidr, parse, parse_address
 from omnipam.core.drive import Publish
 from omnipam.core.errors import Invalid, NotFound, Refused
 from omnipam.core.values import Agent, Block, Facts, Grant, Held, Kept, Node, PoolRange, PoolSpec, Problem
-from omnipam.runtime.sqlite.store import Changes, Deletion, Event, SqliteStore
+from omnipam.runtime.sqlite.store import SqliteStore
+from omnipam.runtime.sqlite.values import Changes, Deletion, Event
 
 NOW = 1_700_000_000.0
 
@@ -134,6 +135,7 @@ def test_add_refuses(store: SqliteStore) -> None:
     for node, text in (
         (Node("a"), "exists already"),
         (Node(""), "needs a name"),
+        (Node("b\udcff"), "cannot hold this value"),
         (Node("b", holds=Held(blocks("10.0.0.0/24"))), "cannot be added with blocks"),
     ):
         with pytest.raises(Invalid, match=text):
@@ -260,9 +262,7 @@ def test_overlap_is_denied_and_leaves_no_trace(store: SqliteStore) -> None:
     publish(store, "a", "10.0.0.0/24", "10.0.1.0/25")
     before, b = store.changes(None), store.node("b")
     outcome = publish(store, "b", "10.9.0.0/24", "10.0.0.0/16")
-    assert outcome == Denied("Overlap", "node b cannot get 10.0.0.0/16 overlaps 10.0.0.0/24 of node a") or (
-        isinstance(outcome, Denied) and "10.0.0.0/16" in outcome.text and "10.0.0.0/24" in outcome.text
-    )
+    assert outcome == Denied("Overlap", "node b cannot get 10.0.0.0/16: it overlaps 10.0.0.0/24 of node a")
     assert store.changes(None) == before
     assert store.node("b") == b
     assert store.history("b") == ()
@@ -406,7 +406,7 @@ def test_pools(store: SqliteStore) -> None:
         store.add_pool(POOL)
     node = store.add_node(Node("a"))
     store.publish(Publish(node, Grant(blocks("10.1.0.0/24", pool="blue"))))
-    with pytest.raises(Refused, match="1 blocks granted .* node a"):
+    with pytest.raises(Refused, match=r"1 blocks granted \(one of node a\)"):
         store.delete_pool("blue")
     store.delete_node("a")
     store.delete_pool("blue")

@@ -1,0 +1,322 @@
+"""`omnipam node`: nodes of the embedded store; on Kubernetes what there is, and how to write it with kubectl."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from omnipam.core.cidr import Cidr, parse, parse_address
+from omnipam.core.errors import Invalid, NotFound
+from omnipam.core.values import Facts, Node
+
+from ..config import format_duration, read_duration
+from ..config.values import read_kubernetes_name
+from . import output, target
+from .objects import cilium_node
+from .parser import add_dry_run, add_format, add_store
+
+if TYPE_CHECKING:
+    from ..kube.rest import Api
+    from ..sqlite.store import SqliteStore
+
+POLL_S = 0.05
+HISTORY = 5
+HEAD = ("NAME", "POD-CIDRS", "STATE", "AGE", "ERROR")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The verbs and their arguments."""
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
+    new = verbs.add_parser("add", help="add a node, which the operator then serves")
+    new.add_argument("name", metavar="NAME")
+    new.add_argument("--instance-id", default="", metavar="ID", help="the machine's name in its cloud")
+    new.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
+    new.add_argument("--address", action="append", default=[], metavar="IP", help="one of the machine's own addresses")
+    new.add_argument(
+        "--pod-cidr", action="append", default=[], metavar="CIDR", help="what the machine was given (kubernetes mode)"
+    )
+    new.add_argument("--pre-allocate", metavar="N", help="addresses to keep ready (modes that grant single addresses)")
+    new.add_argument("--wait", metavar="DURATION", help="wait for the grant; exit 1 if it does not come in time")
+    add_dry_run(new)
+    every = verbs.add_parser("list", help="list the nodes")
+    one = verbs.add_parser("show", help="show a node")
+    one.add_argument("name", metavar="NAME")
+    old = verbs.add_parser("delete", help="delete a node; what it held is free")
+    old.add_argument("name", metavar="NAME")
+    add_dry_run(old)
+    for verb in (new, every, one, old):
+        add_format(verb)
+        add_store(verb)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carries out the verb. Raises OmnipamError."""
+    args.command = f"node {args.verb}"
+    verbs = {"add": _add, "list": _list, "show": _show, "delete": _delete}
+    return verbs[args.verb](args)
+
+
+# -- what there is
+
+
+def _list(args: argparse.Namespace) -> int:
+    now = time.time()
+    if target.is_kubernetes(args):
+        from ..cluster import as_object, cilium_nodes
+
+        raws = target.on_cluster(args, cilium_nodes)
+        found = sorted((as_object(raw, "v2", "CiliumNode") for raw in raws), key=_name)
+        rows = [_row(each, _state_of_object(each), now) for each in found]
+    else:
+        _, snapshot = target.look(args)
+        found = [cilium_node(node) for node in snapshot.nodes]
+        rows = [_row(each, _state(node), now) for each, node in zip(found, snapshot.nodes, strict=True)]
+    output.show(args.output, output.listed(found), lambda: output.table(HEAD, rows))
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    now = time.time()
+    if target.is_kubernetes(args):
+        made = target.on_cluster(args, lambda api: _object(api, args.name))
+        pairs = _pairs(made, _state_of_object(made), now)
+        output.show(args.output, made, lambda: output.facts(pairs))
+        return 0
+    loaded, snapshot = target.look(args)
+    node = snapshot.node(args.name)
+    if node is None:
+        raise NotFound(f"node {args.name} is not in {snapshot.where}: see omnipam node list")
+    made = cilium_node(node)
+    store = target.existing(loaded.config.store)
+    events = store.history(args.name, HISTORY) if store is not None else ()
+    if store is not None:
+        store.close()
+
+    def text() -> str:
+        lines = output.facts(_pairs(made, _state(node), now))
+        if events:
+            history = [(output.age(now - e.at), e.event, e.cidr or e.text, e.author) for e in events]
+            lines += "\n" + output.table(("AGE", "EVENT", "WHAT", "BY"), history)
+        return lines
+
+    output.show(args.output, made, text)
+    if snapshot.leader is not None and not snapshot.leader.leads(now):
+        output.say(target.NO_OPERATOR)
+    return 0
+
+
+# -- what changes it
+
+
+def _add(args: argparse.Namespace) -> int:
+    node = _new_node(args)
+    wait_s = _wait(args)
+    if target.is_kubernetes(args):
+        text = "a cluster's nodes are made by their agents; to make one by hand, type:"
+        manifest = cilium_node(node)
+        manifest["metadata"] = {key: value for key, value in manifest["metadata"].items() if value}
+        del manifest["status"]
+        return refuse(args, text, apply(manifest, args.context))
+    loaded, snapshot = target.look(args)
+    if args.dry_run:
+        if snapshot.node(node.name) is not None:
+            raise Invalid(f"node {node.name} exists already in {snapshot.where}: delete it first, or choose another name")
+        output.show(args.output, cilium_node(node), lambda: f"node/{node.name} added (dry run)\n")
+        return 0
+    with target.writable(loaded.config.store, "omnipam node add") as store:
+        added = store.add_node(node)
+        served = snapshot.leader is not None and snapshot.leader.leads(time.time())
+        if wait_s is not None:
+            added = _granted(store, added, wait_s)
+    granted = " ".join(str(block.cidr) for block in added.holds.blocks)
+    word = f"node/{added.name} added" + (f", granted {granted}" if granted else "")
+    output.show(args.output, cilium_node(added), lambda: f"{word}\n")
+    if wait_s is not None and not granted:
+        why = added.holds.error or ("the operator has not answered" if served else target.NO_OPERATOR)
+        output.say(f"omnipam: node {added.name} has no grant after {format_duration(wait_s)}: {why}")
+        return 1
+    if not served:
+        output.say(target.NO_OPERATOR + _store_flag(args))
+    elif not granted:
+        output.say(f"see its grant: omnipam node show {shlex.quote(added.name)}{_store_flag(args)}")
+    return 0
+
+
+def _delete(args: argparse.Namespace) -> int:
+    if target.is_kubernetes(args):
+        text = "a cluster's nodes are deleted with kubectl; type:"
+        return refuse(args, text, f"kubectl{_context(args.context)} delete ciliumnode {shlex.quote(args.name)}")
+    loaded, snapshot = target.look(args)
+    node = snapshot.node(args.name)
+    if node is None:
+        raise NotFound(f"node {args.name} is not in {snapshot.where}: see omnipam node list")
+    if not args.dry_run:
+        with target.writable(loaded.config.store, "omnipam node delete") as store:
+            node = store.delete_node(args.name)
+    word = f"node/{node.name} deleted" + (" (dry run)" if args.dry_run else "")
+    output.show(args.output, cilium_node(node), lambda: f"{word}\n")
+    return 0
+
+
+def refuse(args: argparse.Namespace, text: str, command: str) -> int:
+    """Says why not, and prints the line to type instead."""
+    output.say(f"omnipam: {args.command}: {text}")
+    output.say(command)
+    return 2
+
+
+def apply(manifest: Mapping[str, Any], context: str | None) -> str:
+    """One line for a shell that creates the object, or changes it to be so."""
+    return f"printf %s {shlex.quote(json.dumps(manifest))} | kubectl{_context(context)} apply -f -"
+
+
+def _context(context: str | None) -> str:
+    return f" --context {shlex.quote(context)}" if context else ""
+
+
+def _store_flag(args: argparse.Namespace) -> str:
+    return f" --store {shlex.quote(args.store)}" if args.store else ""
+
+
+# -- one node
+
+
+def _new_node(args: argparse.Namespace) -> Node:
+    """The node that the arguments describe. Raises Invalid, naming the argument."""
+    name = _read(read_kubernetes_name, args.name, "NAME")
+    if args.pre_allocate is not None:
+        raise Invalid(
+            f"--pre-allocate {args.pre_allocate}: cluster-pool and kubernetes grant whole blocks, not single addresses;"
+            " leave it out"
+        )
+    labels: dict[str, str] = {}
+    for text in args.label:
+        key, equals, value = text.partition("=")
+        if not key or not equals or not text.isprintable():
+            raise Invalid(f"--label {text!r}: it is not of the form KEY=VALUE; write it so")
+        if labels.setdefault(key, value) != value:
+            raise Invalid(f"--label {key}: it is given two values; keep one")
+    addresses = [_read(parse_address, text, "--address") for text in args.address]
+    cidrs: list[Cidr] = [_read(parse, text, "--pod-cidr") for text in args.pod_cidr]
+    if not args.instance_id.isprintable():
+        raise Invalid(f"--instance-id {args.instance_id!r}: it has characters that cannot be printed; correct it")
+    facts = Facts(tuple(addresses), tuple(cidrs), tuple(sorted(labels.items())))
+    return Node(name, instance=args.instance_id, facts=facts)
+
+
+def _read(read: Any, text: str, where: str) -> Any:
+    try:
+        return read(text)
+    except Invalid as error:
+        raise Invalid(f"{where}: {error}; correct it") from None
+
+
+def _wait(args: argparse.Namespace) -> float | None:
+    if args.wait is None:
+        return None
+    seconds: float = _read(read_duration, args.wait, "--wait")
+    return seconds
+
+
+def _granted(store: SqliteStore, node: Node, seconds: float) -> Node:
+    """The node as soon as it has a grant, or as it is when the time is over."""
+    end = time.monotonic() + seconds
+    while True:
+        changes = store.outside_changes()
+        node = store.node(node.name) or node
+        if node.holds.blocks:
+            return node
+        while store.outside_changes() == changes:
+            if time.monotonic() >= end:
+                return node
+            time.sleep(POLL_S)
+
+
+async def _object(api: Api, name: str) -> dict[str, Any]:
+    from urllib.parse import quote
+
+    from ..cluster import one
+    from ..kube.store import CILIUM_NODES
+
+    found = await one(api, f"{CILIUM_NODES}/{quote(name, safe='')}")
+    if found is None:
+        raise NotFound(f"CiliumNode {name} is not in cluster {api.cluster.server}: see omnipam node list")
+    return found
+
+
+def _state(node: Node) -> str:
+    if node.unreadable:
+        return "unreadable"
+    if not node.present:
+        return "missing"
+    if node.ignored:
+        return "ignored"
+    if node.holds.error:
+        return "error"
+    return "granted" if node.holds.blocks else "waiting"
+
+
+def _state_of_object(made: Mapping[str, Any]) -> str:
+    from ..cluster import node_of
+
+    return _state(node_of(made))
+
+
+def _row(made: Mapping[str, Any], state: str, now: float) -> tuple[str, ...]:
+    return (_name(made), ",".join(_cidrs(made)), state, _age(made, now), _error(made))
+
+
+def _pairs(made: Mapping[str, Any], state: str, now: float) -> list[tuple[str, object]]:
+    metadata, spec = _branch(made, "metadata"), _branch(made, "spec")
+    addresses = spec.get("addresses")
+    return [
+        ("Name", _name(made)),
+        ("State", state),
+        ("Pod CIDRs", ", ".join(_cidrs(made))),
+        ("Error", _error(made)),
+        ("Instance", spec.get("instance-id", "")),
+        (
+            "Addresses",
+            ", ".join(str(each.get("ip")) for each in addresses if isinstance(each, dict))
+            if isinstance(addresses, list)
+            else "",
+        ),
+        ("Labels", ", ".join(f"{key}={value}" for key, value in sorted(_branch(made, "metadata", "labels").items()))),
+        ("Created", metadata.get("creationTimestamp", "")),
+        ("Age", _age(made, now)),
+        ("UID", metadata.get("uid", "")),
+    ]
+
+
+def _name(made: Mapping[str, Any]) -> str:
+    return str(_branch(made, "metadata").get("name", ""))
+
+
+def _cidrs(made: Mapping[str, Any]) -> list[str]:
+    found = _branch(made, "spec", "ipam").get("podCIDRs")
+    return [str(each) for each in found] if isinstance(found, list) else []
+
+
+def _error(made: Mapping[str, Any]) -> str:
+    return str(_branch(made, "status", "ipam", "operator-status").get("error") or "")
+
+
+def _age(made: Mapping[str, Any], now: float) -> str:
+    import datetime
+
+    try:
+        created = datetime.datetime.fromisoformat(str(_branch(made, "metadata").get("creationTimestamp")))
+    except ValueError:
+        return ""
+    return output.age(now - created.timestamp())
+
+
+def _branch(tree: Any, *path: str) -> Mapping[str, Any]:
+    """What is at the path; empty where the shape is another."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree if isinstance(tree, Mapping) else {}

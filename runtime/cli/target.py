@@ -1,0 +1,124 @@
+"""What a command works on: the store that the configuration names, and the configuration that goes with it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..config import Loaded, load, store_of
+from ..snapshot import Snapshot, of_sqlite
+from .output import say
+
+if TYPE_CHECKING:
+    from ..kube.rest import Api
+    from ..sqlite.store import SqliteStore
+
+KUBERNETES = "kubernetes"
+NO_OPERATOR = "no operator is serving this store; start omnipam operator"
+T = TypeVar("T")
+
+
+def look(args: argparse.Namespace, env: Mapping[str, str] = os.environ) -> tuple[Loaded, Snapshot]:
+    """The configuration and a picture of the store. An embedded store that is not there is empty, and not created.
+
+    The mode is the argument MODE, else the key `ipam`, else what the operator recorded in the store.
+    Raises InvalidConfig, Unavailable, Denied, Invalid.
+    """
+    if getattr(args, "mode", None):
+        args.ipam = args.mode
+    url = store_of(args, env)
+    if url == KUBERNETES:
+        return asyncio.run(_look_at_cluster(args, env))
+    loaded = load(args, env)
+    store = existing(url)
+    if store is None:
+        snapshot = Snapshot(where=f"store {url}")
+    else:
+        with store:
+            snapshot = of_sqlite(store, loaded.config.lease_name)
+    if snapshot.mode and loaded.config.sources["ipam"] == "default":
+        args.ipam = snapshot.mode
+        loaded = load(args, env)
+    _warn(loaded)
+    return loaded, snapshot
+
+
+def is_kubernetes(args: argparse.Namespace, env: Mapping[str, str] = os.environ) -> bool:
+    """Whether the store is a cluster. Raises InvalidConfig."""
+    return store_of(args, env) == KUBERNETES
+
+
+def existing(url: str) -> SqliteStore | None:
+    """The embedded store, opened; None, and a word about it, where there is none yet."""
+    from ..sqlite.location import path_of
+
+    path = path_of(url)
+    if not path.exists():
+        say(f"there is no store at {path} yet: omnipam operator and omnipam node add make it")
+        return None
+    return writable(url)
+
+
+def writable(url: str, author: str = "") -> SqliteStore:
+    """The embedded store, opened, and created if need be. author: who writes, for its history."""
+    from ..sqlite.store import SqliteStore
+
+    return SqliteStore(url, author=author)
+
+
+def on_cluster(args: argparse.Namespace, job: Callable[[Api], Coroutine[Any, Any, T]]) -> T:
+    """Runs a few requests against the cluster that the environment and `--context` name. Raises what the client raises."""
+
+    async def run() -> T:
+        async with connection(args) as api:
+            return await job(api)
+
+    return asyncio.run(run())
+
+
+def connection(args: argparse.Namespace, env: Mapping[str, str] = os.environ) -> Api:
+    """A client, not yet entered. Raises Invalid where nothing says which cluster."""
+    from ..kube import config
+    from ..kube.rest import Api
+
+    cluster = config.load(environ=env, context=args.context)
+    return Api(cluster, user_agent=f"omnipam ({args.command})", connections=4, timeout_s=10.0)
+
+
+async def _look_at_cluster(args: argparse.Namespace, env: Mapping[str, str]) -> tuple[Loaded, Snapshot]:
+    from omnipam.providers.registry import find
+
+    from .. import cluster
+
+    async with connection(args, env) as api:
+        loaded = await configured(api, args, env)
+        config = loaded.config
+        snapshot = await cluster.read(
+            api,
+            reads_machines=find(config.ipam).reads_machines,
+            namespace=cluster.home_namespace(api.cluster, config.k8s_namespace),
+            lease=config.lease_name,
+        )
+    return loaded, snapshot
+
+
+async def configured(api: Api, args: argparse.Namespace, env: Mapping[str, str] = os.environ) -> Loaded:
+    """The configuration on a cluster: ConfigMap cilium-config under the environment and flags, unless a file is given."""
+    from .. import cluster
+
+    named = args.config or args.config_dir or any(
+        env.get(prefix + name) for prefix in ("OMNIPAM_", "CILIUM_") for name in ("CONFIG", "CONFIG_DIR")
+    )
+    keys = None if named else await cluster.configmap(api, args.namespace)
+    loaded = load(args, env, keys, configmap_name=f"{args.namespace}/cilium-config")
+    _warn(loaded)
+    return loaded
+
+
+def _warn(loaded: Loaded) -> None:
+    for warning in loaded.warnings:
+        say(f"omnipam: {warning}")
+

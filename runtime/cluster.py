@@ -1,0 +1,229 @@
+"""The picture of a cluster for commands: lists, Lease, kept state, definitions, by requests that only read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from omnipam.core.errors import Denied, Invalid, NotFound
+from omnipam.core.values import Finding, Node, Problem
+
+from .kube import ciliumnode, definitions
+from .kube.config import SERVICE_ACCOUNT, Cluster
+from .kube.errors import Expired, one_line
+from .kube.keeping import Keeping
+from .kube.lease import KubeLease
+from .kube.meta import HasIdentity, Page
+from .kube.rest import METADATA_LIST, Api
+from .kube.store import CILIUM_NODES, NODES
+from .snapshot import Leader, Snapshot, leader_of
+
+CILIUM_POOLS = "/apis/cilium.io/v2alpha1/ciliumpodippools"
+PAGE = 500
+TRIES = 3
+_PAGE = msgspec.json.Decoder(Page[msgspec.Raw])
+_NODE = msgspec.json.Decoder(ciliumnode.CiliumNode)
+_MACHINE = msgspec.json.Decoder(ciliumnode.Machine)
+_IDENTITY = msgspec.json.Decoder(HasIdentity)
+
+
+class _ConfigMap(msgspec.Struct):
+    data: dict[str, str] | None = None
+
+
+def home_namespace(cluster: Cluster, configured: str) -> str:
+    """Where the Lease and the kept state are: the key `k8s-namespace`, else the pod's own, else kube-system."""
+    in_pod = cluster.source == str(SERVICE_ACCOUNT)
+    return configured or (cluster.namespace if in_pod else "kube-system")
+
+
+async def configmap(api: Api, namespace: str) -> dict[str, str] | None:
+    """`data` of ConfigMap cilium-config; None if there is none. Raises what the client raises."""
+    path = f"/api/v1/namespaces/{quote(namespace, safe='')}/configmaps/cilium-config"
+    try:
+        body = await api.get(path)
+    except NotFound:
+        return None
+    try:
+        return msgspec.json.decode(body, type=_ConfigMap).data or {}
+    except msgspec.MsgspecError as exc:
+        raise Invalid(f"ConfigMap {namespace}/cilium-config cannot be read: {exc}; correct it") from exc
+
+
+async def objects(api: Api, path: str, *, accept: str | None = None) -> list[msgspec.Raw]:
+    """All objects of a collection, in one state of it. Raises what the client raises."""
+    for _ in range(TRIES):
+        found: list[msgspec.Raw] = []
+        token = ""
+        try:
+            while True:
+                query = f"limit={PAGE}" + (f"&continue={quote(token, safe='')}" if token else "")
+                try:
+                    page = _PAGE.decode(await api.get(path, query, accept=accept))
+                except msgspec.MsgspecError as exc:
+                    raise Invalid(
+                        one_line(f"GET {path}: the answer is no list ({exc}); is this the address of an API server?")
+                    ) from exc
+                found += page.items or ()
+                token = page.metadata.continue_
+                if not token:
+                    return found
+        except Expired:
+            continue  # it took longer than the server remembers: anew
+    raise Expired(f"GET {path}: the list changes faster than it can be read; try again")
+
+
+async def cilium_nodes(api: Api) -> list[msgspec.Raw]:
+    """All CiliumNodes. Raises NotFound, saying what to do, where the cluster knows no such thing."""
+    try:
+        return await objects(api, CILIUM_NODES)
+    except NotFound as exc:
+        raise NotFound(
+            "the cluster has no definition of CiliumNode: start omnipam operator --store kubernetes, which installs it"
+        ) from exc
+
+
+async def pools(api: Api) -> tuple[dict[str, Any], ...]:
+    """All CiliumPodIPPools as the server has them; none where it knows no such thing."""
+    try:
+        return tuple(as_object(raw, "v2alpha1", "CiliumPodIPPool") for raw in await objects(api, CILIUM_POOLS))
+    except NotFound:
+        return ()
+
+
+async def one(api: Api, path: str) -> dict[str, Any] | None:
+    """One object as the server has it; None if it is not there."""
+    try:
+        body = await api.get(path)
+    except NotFound:
+        return None
+    return as_object(msgspec.Raw(body), "", "")
+
+
+async def read(api: Api, *, reads_machines: bool, namespace: str, lease: str) -> Snapshot:
+    """All that plans and audits are made from. reads_machines: the mode needs the Nodes whole."""
+    if reads_machines:
+        machines = dict(map(_known, await objects(api, NODES)))
+    else:
+        machines = {
+            _name(raw): ciliumnode.Known() for raw in await objects(api, NODES, accept=METADATA_LIST)
+        }
+    raws = await cilium_nodes(api)
+    nodes: dict[str, Node] = {}
+    collectable = set()
+    for raw in raws:
+        node, may_go = _node(raw, own_addresses=not reads_machines)
+        known = machines.get(node.name)
+        if reads_machines and known is not None:
+            node = msgspec.structs.replace(
+                node, facts=known.facts, unreadable=(*node.unreadable, *known.unreadable)
+            )
+        nodes[node.name] = node
+        if may_go:
+            collectable.add(node.name)
+    kept, _ = await Keeping(api, namespace).read()
+    owed = machines.keys() if reads_machines else {each.owner for each in kept if each.owner} & machines.keys()
+    for name in owed - nodes.keys():
+        nodes[name] = ciliumnode.without_object(name, machines[name])
+    return Snapshot(
+        where=f"cluster {api.cluster.server}",
+        nodes=tuple(nodes[name] for name in sorted(nodes)),
+        objects={(made := as_object(raw, "v2", "CiliumNode"))["metadata"]["name"]: made for raw in raws},
+        pool_objects=await pools(api),
+        kept=kept,
+        machines=frozenset(machines),
+        collectable=frozenset(collectable),
+        leader=await leader(api, namespace, lease),
+    )
+
+
+async def leader(api: Api, namespace: str, lease: str) -> Leader | None:
+    """Who holds the Lease; None where we may not look."""
+    try:
+        return leader_of(await KubeLease(api, namespace, lease, timeout_s=5.0).get())
+    except Denied:
+        return None
+
+
+async def outdated(api: Api) -> tuple[Finding, ...]:
+    """Definitions that are absent, older than ours, or may not be read."""
+    found = []
+    for plural in definitions.PLURALS:
+        name = f"{plural}.cilium.io"
+        subject = (f"CustomResourceDefinition/{name}",)
+        mine = msgspec.json.decode(definitions.shipped(plural), type=definitions.Definition)
+        try:
+            theirs = msgspec.json.decode(
+                await api.get(f"{definitions.COLLECTION}/{name}"), type=definitions.Definition
+            )
+        except NotFound:
+            found.append(
+                Finding(
+                    "DefinitionMissing",
+                    subject,
+                    f"definition {name} is not installed",
+                    "start omnipam operator --store kubernetes, which installs it",
+                )
+            )
+            continue
+        except Denied as exc:
+            found.append(
+                Finding(
+                    "DefinitionUnread",
+                    subject,
+                    f"definition {name} may not be read: {exc}",
+                    "grant get on customresourcedefinitions to this account",
+                    "info",
+                )
+            )
+            continue
+        if theirs.version < mine.version:
+            found.append(
+                Finding(
+                    "DefinitionOld",
+                    subject,
+                    f"definition {name} is older than ours: what it lacks is neither written nor read",
+                    "let omnipam operator upgrade it (without skip-crd-creation), or upgrade Cilium",
+                )
+            )
+    return tuple(found)
+
+
+def as_object(raw: msgspec.Raw, version: str, kind: str) -> dict[str, Any]:
+    """The object as the server has it, fields that we do not know included; its kind is told if a list left it out."""
+    made = msgspec.json.decode(raw)
+    if not isinstance(made, dict):
+        raise Invalid("the API server listed something that is no object")
+    head = {"apiVersion": f"cilium.io/{version}", "kind": kind} if version else {}
+    return {**head, **made}
+
+
+def node_of(made: Mapping[str, Any]) -> Node:
+    """The core Node of an object as the server has it."""
+    return _node(msgspec.Raw(msgspec.json.encode(made)), own_addresses=True)[0]
+
+
+def _node(raw: msgspec.Raw, *, own_addresses: bool) -> tuple[Node, bool]:
+    try:
+        source = _NODE.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        return ciliumnode.salvaged(bytes(raw), one_line(str(exc))), False
+    return ciliumnode.node(source, own_addresses=own_addresses), ciliumnode.is_collectable(source)
+
+
+def _known(raw: msgspec.Raw) -> tuple[str, ciliumnode.Known]:
+    try:
+        source = _MACHINE.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        name = _name(raw)
+        text = one_line(f"Node {name} cannot be read: {exc}")
+        problem = Problem(ciliumnode.UNREADABLE, text, "correct that field")
+        return name, ciliumnode.Known(unreadable=(problem,))
+    return source.metadata.name, ciliumnode.known(source)
+
+
+def _name(raw: msgspec.Raw) -> str:
+    return _IDENTITY.decode(raw).metadata.name

@@ -1,0 +1,137 @@
+"""One picture of a store, read and never written: what it holds, what serves it, and an allocator restored from both.
+
+From SQLite it is one state of the file; from Kubernetes each list is one state, Nodes before CiliumNodes, as the operator
+reads them. `foresee` carries the restored allocator, a private copy, to where the operator would bring it.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from omnipam.core.allocator import Allocator, Plan, Settings
+from omnipam.core.cidr import FAMILIES, Cidr
+from omnipam.core.values import Kept, Node, PoolSpec
+from omnipam.providers.registry import find
+
+from .pools import pool_specs, settings
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .election import Held
+    from .sqlite.store import SqliteStore
+
+
+class Leader(msgspec.Struct, frozen=True):
+    """What the lease says. holder: empty if it is free or there is none. until: when it ends, by its writer's wall clock."""
+
+    holder: str = ""
+    until: float = 0.0
+
+    def leads(self, now: float) -> bool:
+        """Whether an operator seems to be alive; wrong by as much as clocks differ."""
+        return bool(self.holder) and self.until > now
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What a store holds.
+
+    where: for people. objects: by node, the CiliumNodes as the server has them; empty on SQLite.
+    pools: those that were added to a SQLite store; pool_objects: the CiliumPodIPPools on the server.
+    mode, recorded: what the operator said that it serves, on SQLite. machines: names of the Kubernetes Nodes, None on SQLite.
+    orphans: blocks without a node, as (node, CIDR), which only a damaged SQLite file has.
+    """
+
+    where: str
+    nodes: tuple[Node, ...] = ()
+    objects: Mapping[str, dict[str, Any]] = {}
+    pools: tuple[PoolSpec, ...] = ()
+    pool_objects: tuple[dict[str, Any], ...] = ()
+    kept: tuple[Kept, ...] = ()
+    mode: str = ""
+    recorded: tuple[PoolSpec, ...] = ()
+    machines: frozenset[str] | None = None
+    collectable: frozenset[str] = frozenset()
+    orphans: tuple[tuple[str, Cidr | None], ...] = ()
+    leader: Leader | None = Leader()
+    """None: it could not be read."""
+
+    @property
+    def on_kubernetes(self) -> bool:
+        return self.machines is not None
+
+    def node(self, name: str) -> Node | None:
+        return next((node for node in self.nodes if node.name == name), None)
+
+
+class Serving(msgspec.Struct, frozen=True):
+    """What serves a store: the mode, its pools, and how the mode is set."""
+
+    mode: str
+    pools: tuple[PoolSpec, ...]
+    settings: Settings
+
+
+def of_sqlite(store: SqliteStore, lease: str) -> Snapshot:
+    """The picture of an embedded store. Raises Unavailable, and Invalid where a row that matters cannot be read."""
+    from .sqlite import blocks, lease as leases
+
+    with store.reading() as db:
+        recorded = store.settings()
+        stray = db.execute(
+            f"SELECT {blocks.COLUMNS} FROM grants g LEFT JOIN nodes n ON n.name = g.node WHERE n.name IS NULL ORDER BY g.id"
+        ).fetchall()
+        return Snapshot(
+            where=f"store {store.path}",
+            nodes=store.nodes(),
+            pools=store.pools(),
+            kept=store.kept(),
+            mode=recorded.mode,
+            recorded=recorded.pools,
+            orphans=tuple((row[0], block.cidr if (block := blocks.block_of(row)) else None) for row in stray),
+            leader=leader_of(leases.read(store, lease)),
+        )
+
+
+def leader_of(held: Held | None) -> Leader:
+    """Who holds a lease, and until when."""
+    if held is None or not held.record.holder:
+        return Leader()
+    try:
+        renewed = datetime.datetime.fromisoformat(held.record.renewed).timestamp()
+    except ValueError:
+        renewed = 0.0
+    return Leader(held.record.holder, renewed + held.record.duration_s)
+
+
+def serving(config: Config, snapshot: Snapshot) -> Serving:
+    """What serves the store: the configuration; and on SQLite, where it says nothing of pools, what the operator recorded."""
+    given = any(
+        source != "default" and (key.startswith("cluster-pool-") or key.startswith("enable-ip"))
+        for key, source in config.sources.items()
+    )
+    if given or config.ipam != snapshot.mode or not snapshot.recorded:
+        return Serving(config.ipam, pool_specs(config), settings(config))
+    there = {each.cidr.family for spec in snapshot.recorded for each in spec.ranges}
+    families = tuple(family for family in FAMILIES if family in there)
+    return Serving(config.ipam, snapshot.recorded, msgspec.structs.replace(settings(config), families=families))
+
+
+def restored(snapshot: Snapshot, serving: Serving, now: float) -> Allocator:
+    """An allocator that knows all that the store holds. Raises Invalid where the mode or its pools make no sense."""
+    allocator = find(serving.mode).build(serving.settings)
+    allocator.restore(snapshot.nodes, serving.pools, snapshot.kept, now)
+    return allocator
+
+
+def foresee(allocator: Allocator, now: float) -> dict[str, Plan]:
+    """Plans and starts whatever is due, each with what the ones before left, in the operator's order; by node."""
+    plans: dict[str, Plan] = {}
+    while names := [name for name in allocator.due(now) if name not in plans]:
+        for name in names:
+            plans[name] = allocator.plan(name, now)
+            allocator.start(plans[name], now)
+    return plans
