@@ -4,6 +4,9 @@ A radix tree of integers used as bit fields: a bit of a page at level 0 is a num
 page at level n - 1. Bits say *free*, so the lowest free one is `page & -page`. An absent page is all free, or full where
 a bit above says so. So memory grows with what is set, not with what exists, and setting an aligned range of 2^k numbers
 writes one page, however long the range is.
+
+A page at level 0 whose last number is taken does not tell the levels above: the next search that comes by does. So taking
+and returning the same number over and over stays within one page.
 """
 
 from __future__ import annotations
@@ -163,9 +166,8 @@ class Bitmap:
         while True:
             key += 1
             page = self._second.get(key >> _STEP)
-            if page is not None and (
-                rest := page >> (key & _LOW)
-            ):  # mostly it lies below the same page of level 1
+            rest = 0 if page is None else page >> (key & _LOW)
+            if rest:  # mostly it lies below the same page of level 1
                 key += (rest & -rest).bit_length() - 1
             else:
                 key = self._next_leaf(key - 1)
@@ -176,7 +178,7 @@ class Bitmap:
                 return key << _LEAF
             if page:
                 return (key << _LEAF) + (page & -page).bit_length() - 1
-            self._filled(0, key)  # it was taken to the last number, and nobody told the levels above
+            self._filled(0, key)
 
     def _next_leaf(self, key: int) -> int:
         """The first page of level 0 behind the page `key` that the levels above do not call full, or -1."""

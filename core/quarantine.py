@@ -21,10 +21,6 @@ class Quarantine:
             self._until[cidr] = until
             heapq.heappush(self._heap, (until, cidr))
 
-    def discard(self, cidr: Cidr) -> bool:
-        """Ends it early, for a range that somebody holds after all. Whether it was there."""
-        return self._until.pop(cidr, None) is not None
-
     def expired(self, now: float) -> list[Cidr]:
         """Takes out those whose time has come, in order."""
         ended = []

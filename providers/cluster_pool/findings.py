@@ -16,24 +16,25 @@ class Overlap:
 
     def __init__(self, services: tuple[Cidr, ...]) -> None:
         self._services = services
-        self._ranges: tuple[Cidr, ...] = ()
+        self._reserved: tuple[Cidr, ...] = ()
         self._unwarned: list[Cidr] = []
         self.found: list[Finding] = []
 
     def pool(self, spec: PoolSpec, nodes: Iterable[Node]) -> None:
         """The pool changed: begins anew."""
-        self._ranges = tuple(given.cidr for given in spec.ranges)
-        self._unwarned = list(self._ranges)
+        ranges = [given.cidr for given in spec.ranges]
+        self._reserved = spec.reserved
+        self._unwarned = list(ranges)
         self.found = [
             Finding(
                 "PoolOverlapsServices",
                 (f"CIDR/{cidr}", f"CIDR/{service}"),
                 f"pool range {cidr} overlaps the service range {service}",
-                "pods there cannot reach those services: change cluster-pool-ipv4-cidr or cluster-pool-ipv6-cidr",
+                "pods there cannot reach those services: put the service range into cluster-pool-reserved",
             )
-            for cidr in self._ranges
+            for cidr in ranges
             for service in self._services
-            if cidr.overlaps(service)
+            if cidr.overlaps(service) and not self._is_reserved(service)
         ]
         for node in nodes:
             self.see(node)
@@ -44,7 +45,7 @@ class Overlap:
             return
         for address in node.facts.addresses:
             for cidr in self._unwarned:
-                if cidr.contains(address):
+                if cidr.contains(address) and not self._is_reserved(address):
                     self._unwarned.remove(cidr)
                     self.found.append(
                         Finding(
@@ -55,6 +56,9 @@ class Overlap:
                         )
                     )
                     break
+
+    def _is_reserved(self, cidr: Cidr) -> bool:
+        return any(reserved.contains(cidr) for reserved in self._reserved)
 
 
 def standing(records: Mapping[str, Record], space: Space, overlap: Overlap) -> tuple[Finding, ...]:

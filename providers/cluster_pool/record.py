@@ -19,7 +19,7 @@ class Record:
     blocks: its own, in the order in which they were granted. unpublished: those that no object has shown yet.
     foreign: shown by its object but not ours to give: out of every range, or in place of what we gave.
     leaving: ours no more, since the agent gave them up, but still in the object: kept from others until it is gone there.
-    lost: shown by its object, and held by another node with the better claim. Not recorded.
+    lost: shown by its object, and held by another node with the better claim. Not recorded in the space.
     asked: the needs that were last planned for. short: those of them for which there was no space then.
     """
 
@@ -63,11 +63,14 @@ class Record:
         """Families in which it should get one more block: it has none at all, or all that it has are full."""
         if not self.writable:
             return ()
+        agent = self.node.agent
         if not self.blocks and not self.foreign:
-            return tuple(families)
+            return () if agent.released and self.pending(families) else tuple(families)
         needed = []
-        depleted = self.node.agent.depleted
+        depleted = agent.depleted
         for family in families:
+            if agent.released and self.pending((family,)):
+                continue
             own = self.of(family)
             if any(cidr.family == family for cidr in self.foreign):
                 continue
@@ -75,10 +78,16 @@ class Record:
                 needed.append(family)
         return tuple(needed)
 
+    def pending(self, families: Iterable[Family]) -> list[Cidr]:
+        """What the agent still calls released. A block that it was given now could be the very same, and be taken for released."""
+        return [cidr for cidr in self.node.agent.released if cidr.family in families]
+
     def grant(self, pool: str, families: Iterable[Family], inside: Callable[[Cidr], bool]) -> Grant:
         """What its object should say: its own blocks, IPv4 first, and whatever of others' making is not ours to touch."""
         shown = tuple(block.cidr for block in self.node.holds.blocks)
-        if self.writable and shown != self.blocks:
+        if not self.node.present:
+            shown = self.blocks
+        elif self.writable and shown != self.blocks:
             kept = [cidr for cidr in shown if cidr in self.blocks or cidr in self.foreign]
             replaced = {cidr.family for cidr in self.foreign}
             # A list that shrank is written back; one that was replaced is left alone, and said so.
@@ -103,10 +112,21 @@ class Record:
                 "another node has the older claim; a fresh block follows as soon as there is one",
             )
             for cidr in self.lost
+            if not self.of(cidr.family)
         ]
         if self.foreign:
             found += _foreign_problems(self, tuple(families), inside)
         found += [Problem("PoolExhausted", "allocator full", HINTS[family]) for family in self.short]
+        if self.node.agent.released and self.writable:
+            found += [
+                Problem(
+                    "ReleasePending",
+                    f"the agent calls {cidr} released, which it does not have any more",
+                    "a fresh block follows once the agent has taken it out of status.ipam.pod-cidrs; restart it if it does not",
+                )
+                for cidr in self.pending(families)
+                if not self.of(cidr.family) and cidr not in self.leaving
+            ]
         return tuple(found)
 
 

@@ -141,7 +141,7 @@ def _add(args: argparse.Namespace) -> int:
         return 1
     if not served:
         output.say(target.NO_OPERATOR + _store_flag(args))
-    elif not granted:
+    if not granted:
         output.say(f"see its grant: omnipam node show {shlex.quote(added.name)}{_store_flag(args)}")
     return 0
 

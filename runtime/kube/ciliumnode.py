@@ -202,7 +202,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 def spec_patch(version: str, uid: str, blocks: tuple[Block, ...]) -> bytes:
-    """Return the merge patch of `spec` that says these blocks, only if the object still is this version of this object."""
+    """Return the merge patch of `spec` that says these blocks, only if the object still is this version of this object.
+
+    The version alone guards a namesake made since: it is a revision of the whole store and never comes again (409). The
+    server refuses another uid with 422.
+    """
     return _encode(
         {
             "metadata": {"resourceVersion": version, "uid": uid},

@@ -87,6 +87,8 @@ class KubernetesStore:
     async def publish(self, publish: Publish) -> allocator.Published:
         """Write what differs: the blocks into `spec`, then the error into the status subresource."""
         node, grant = publish.node, publish.grant
+        if not node.version:
+            return allocator.Conflict()  # an empty version is no condition at all to the server: read first
         path, version, wrote = f"{CILIUM_NODES}/{node.name}", node.version, False
         try:
             if grant.blocks != node.holds.blocks:

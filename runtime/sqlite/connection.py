@@ -62,7 +62,8 @@ def connect(path: Path, *, busy_s: float) -> sqlite3.Connection:
         try:
             # Text of another's making may be no UTF-8, and one bad row must not hide the others.
             db.text_factory = partial(str, encoding="utf-8", errors="replace")
-            ready = schema.check(db, path)
+            with reading(db):  # one state: another process may be creating the tables
+                ready = schema.check(db, path)
             _use_wal(db, path, busy_s)
             db.execute("PRAGMA synchronous = FULL")  # a commit that returned survives a loss of power
             db.execute("PRAGMA foreign_keys = ON")

@@ -69,7 +69,6 @@ class Collection:
     def forget(self) -> None:
         """Compaction: only the present is known."""
         self.forgotten = self.version
-        self.history.clear()
         self.snapshots.clear()
 
     async def break_off(self) -> None:

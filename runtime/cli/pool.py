@@ -1,0 +1,251 @@
+"""`omnipam pool`: pools and how full they are; pools of the embedded store are added and deleted here."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import time
+from typing import Any
+
+from omnipam.core.cidr import BITS, FAMILIES, Cidr, Family, parse
+from omnipam.core.errors import Invalid, NotFound
+from omnipam.core.space import Space
+from omnipam.core.values import DEFAULT_POOL, PoolRange, PoolSpec
+
+from ..config.values import read_kubernetes_name, split_list
+from ..snapshot import Serving, Snapshot, serving
+from ..usage import Usage, usage
+from . import output, target
+from .node import apply, refuse
+from .objects import cilium_pool, pool_status
+from .parser import add_dry_run, add_format, add_store
+
+HEAD = ("NAME", "FAMILY", "CIDRS", "MASK", "TOTAL", "USED", "FREE", "QUARANTINED", "OUTSIDE", "NODES-ON-DRAINED")
+RANGES = ("RANGE", "MASK", "TOTAL", "USED", "FREE", "QUARANTINED", "RESERVED")
+KEYS = "cluster-pool mode serves one pool, default, made from cluster-pool-ipv4-cidr and cluster-pool-ipv6-cidr"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The verbs and their arguments."""
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
+    new = verbs.add_parser("add", help="add a pool")
+    new.add_argument("name", metavar="NAME")
+    for family in FAMILIES:
+        new.add_argument(f"--{family}-cidr", nargs="+", action="extend", default=[], metavar="CIDR")
+        new.add_argument(f"--{family}-mask-size", metavar="N", help="prefix length of a node's block")
+    add_dry_run(new)
+    every = verbs.add_parser("list", help="list the pools and how full they are")
+    one = verbs.add_parser("show", help="show a pool range by range, and the nodes on ranges that were taken out")
+    one.add_argument("name", metavar="NAME")
+    old = verbs.add_parser("delete", help="delete a pool that no node has a block of")
+    old.add_argument("name", metavar="NAME")
+    add_dry_run(old)
+    for verb in (new, every, one, old):
+        add_format(verb)
+        add_store(verb)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carries out the verb. Raises OmnipamError."""
+    args.command = f"pool {args.verb}"
+    verbs = {"add": _add, "list": _list, "show": _show, "delete": _delete}
+    return verbs[args.verb](args)
+
+
+# -- what there is
+
+
+class Pool:
+    """One pool to show. usage: None where nothing here counts it (its mode serves the store no pool of this name)."""
+
+    def __init__(self, made: dict[str, Any], usage: Usage | None) -> None:
+        self.made = made
+        self.usage = usage
+        self.name = str(made["metadata"]["name"])
+
+
+def _pools(snapshot: Snapshot, served: Serving, now: float) -> list[Pool]:
+    """The pools that the mode serves, then the others there are; by name."""
+    found = {}
+    for made in snapshot.pool_objects:
+        pool = Pool(made, None)
+        found[pool.name] = pool
+    for spec in (*snapshot.pools, *served.pools):
+        found[spec.name] = Pool(cilium_pool(spec), usage(spec, snapshot.nodes, snapshot.kept, now))
+    return [found[name] for name in sorted(found)]
+
+
+def _look(args: argparse.Namespace) -> tuple[Snapshot, Serving, list[Pool]]:
+    loaded, snapshot = target.look(args)
+    served = serving(loaded.config, snapshot)
+    return snapshot, served, _pools(snapshot, served, time.time())
+
+
+def _list(args: argparse.Namespace) -> int:
+    _, served, pools = _look(args)
+    documents = [pool.made | ({"status": pool_status(pool.usage)} if pool.usage else {}) for pool in pools]
+    rows = [row for pool in pools for row in _rows(pool)]
+    output.show(args.output, output.listed(documents), lambda: output.table(HEAD, rows))
+    if not pools and served.mode == "kubernetes":
+        output.say("kubernetes mode has no pools: the ranges are kube-controller-manager's --cluster-cidr")
+    return 0
+
+
+def _rows(pool: Pool) -> list[tuple[object, ...]]:
+    spec = pool.made.get("spec")
+    spec = spec if isinstance(spec, dict) else {}
+    status = pool_status(pool.usage) if pool.usage else {}
+    rows: list[tuple[object, ...]] = []
+    for family in FAMILIES:
+        if family not in spec and family not in status:
+            continue
+        given, counted = spec.get(family) or {}, status.get(family, {})
+        cidrs = ",".join(str(each.get("cidr") if isinstance(each, dict) else each) for each in given.get("cidrs", ()))
+        numbers = [
+            counted.get(key, "-")
+            for key in ("total", "used", "free", "quarantined", "outside", "nodesOnDrainedRanges")
+        ]
+        rows.append((pool.name, family, cidrs, given.get("maskSize", ""), *numbers))
+    return rows or [(pool.name, "", "", "", *["-"] * 6)]
+
+
+def _show(args: argparse.Namespace) -> int:
+    snapshot, _, pools = _look(args)
+    pool = next((pool for pool in pools if pool.name == args.name), None)
+    if pool is None:
+        raise NotFound(f"pool {args.name} is not in {snapshot.where}: see omnipam pool list")
+    status = {"status": pool_status(pool.usage, ranges=True)} if pool.usage else {}
+    output.show(args.output, pool.made | status, lambda: _text(pool))
+    return 0
+
+
+def _text(pool: Pool) -> str:
+    counted = pool.usage
+    if counted is None:
+        return output.table(HEAD, _rows(pool))
+    ranges = [
+        (str(each.cidr), each.mask, each.total, each.used, each.free, each.quarantined, each.reserved)
+        for each in counted.ranges
+    ]
+    text = output.table(RANGES, ranges)
+    if counted.outside:
+        nodes = len({node for _, node in counted.outside})
+        text += (
+            f"\n{output.count(nodes, 'node')} on {output.count(len(counted.outside), 'block')} in no configured range:\n"
+            + output.table(("BLOCK", "NODE"), [(str(cidr), node) for cidr, node in counted.outside])
+        )
+    return text
+
+
+# -- what changes it
+
+
+def _add(args: argparse.Namespace) -> int:
+    spec = _new_pool(args)
+    if target.is_kubernetes(args):
+        text = "a cluster's pools are written with kubectl; type:"
+        if spec.name == DEFAULT_POOL:
+            text = f"{KEYS} in ConfigMap {args.namespace}/cilium-config; where the mode is multi-pool, type:"
+        return refuse(args, text, apply(cilium_pool(spec), args.context))
+    loaded, snapshot = target.look(args)
+    if loaded.config.ipam == "cluster-pool" and spec.name == DEFAULT_POOL:
+        raise Invalid(f"pool add {spec.name}: {KEYS}: {_keys(spec)}")
+    for other in (*snapshot.pools, *serving(loaded.config, snapshot).pools):
+        _check_apart(spec, other)
+    if not args.dry_run:
+        with target.writable(loaded.config.store, "omnipam pool add") as store:
+            store.add_pool(spec)
+    return _said(args, spec, "added")
+
+
+def _check_apart(spec: PoolSpec, other: PoolSpec) -> None:
+    if spec.name == other.name:
+        raise Invalid(f"pool {spec.name} exists already: delete it first, or choose another name")
+    for mine in spec.ranges:
+        for theirs in other.ranges:
+            if mine.cidr.overlaps(theirs.cidr):
+                raise Invalid(
+                    f"pool add {spec.name}: {mine.cidr} overlaps {theirs.cidr} of pool {other.name}; take another range"
+                )
+
+
+def _keys(spec: PoolSpec) -> str:
+    """What to set instead."""
+    flags = []
+    for family in FAMILIES:
+        ranges = [each for each in spec.ranges if each.cidr.family == family]
+        if ranges:
+            flags.append(f"--cluster-pool-{family}-cidr {','.join(str(each.cidr) for each in ranges)}")
+            flags.append(f"--cluster-pool-{family}-mask-size {ranges[0].mask}")
+    return f"start omnipam operator with {' '.join(flags)}"
+
+
+def _delete(args: argparse.Namespace) -> int:
+    if target.is_kubernetes(args):
+        context = f" --context {shlex.quote(args.context)}" if args.context else ""
+        command = f"kubectl{context} delete ciliumpodippool {shlex.quote(args.name)}"
+        return refuse(args, "a cluster's pools are deleted with kubectl; type:", command)
+    loaded, snapshot = target.look(args)
+    spec = next((spec for spec in snapshot.pools if spec.name == args.name), None)
+    if spec is None and args.name == DEFAULT_POOL and loaded.config.ipam == "cluster-pool":
+        raise Invalid(f"pool delete {args.name}: {KEYS}; take ranges out there, and they are drained")
+    if spec is None:
+        raise NotFound(f"pool {args.name} is not in {snapshot.where}: see omnipam pool list")
+    if not args.dry_run:
+        with target.writable(loaded.config.store, "omnipam pool delete") as store:
+            store.delete_pool(args.name)
+    return _said(args, spec, "deleted")
+
+
+def _said(args: argparse.Namespace, spec: PoolSpec, done: str) -> int:
+    word = f"pool/{spec.name} {done}" + (" (dry run)" if args.dry_run else "")
+    output.show(args.output, cilium_pool(spec), lambda: f"{word}\n")
+    return 0
+
+
+def _new_pool(args: argparse.Namespace) -> PoolSpec:
+    """The pool that the arguments describe. Raises Invalid, naming the argument, its value and what to do."""
+    try:
+        name = read_kubernetes_name(args.name)
+    except Invalid as error:
+        raise Invalid(f"NAME: {error}; write the pool's name") from None
+    ranges = [each for family in FAMILIES for each in _ranges(args, family)]
+    if not ranges:
+        raise Invalid(f"pool add {name}: it has no range; give --ipv4-cidr and --ipv4-mask-size, or the same for ipv6")
+    spec = PoolSpec(name, tuple(ranges))
+    try:
+        Space(spec)  # overlaps, masks
+    except Invalid as error:
+        raise Invalid(f"pool add {name}: {error}") from None
+    return spec
+
+
+def _ranges(args: argparse.Namespace, family: Family) -> list[PoolRange]:
+    flag, mask_flag = f"--{family}-cidr", f"--{family}-mask-size"
+    texts = [item for text in getattr(args, f"{family}_cidr") for item in split_list(text) or [""]]
+    mask = _mask(getattr(args, f"{family}_mask_size"), mask_flag, family)
+    if mask is not None and not texts:
+        raise Invalid(f"{mask_flag} {mask}: there is no {flag} that it is for; give one, or leave it out")
+    if mask is None and texts:
+        raise Invalid(f"{flag} {texts[0]}: there is no {mask_flag}; say how large a node's block is")
+    return [PoolRange(_cidr(text, flag, family), mask or 0) for text in texts]
+
+
+def _cidr(text: str, flag: str, family: Family) -> Cidr:
+    if not text:
+        raise Invalid(f"{flag}: set but empty; write a CIDR, as in 10.0.0.0/16")
+    try:
+        cidr = parse(text)
+    except Invalid as error:
+        raise Invalid(f"{flag}: {error}; correct it") from None
+    if cidr.family != family:
+        raise Invalid(f"{flag}: CIDR is not v{family[-1]} family: {cidr} — give it with --{cidr.family}-cidr")
+    return cidr
+
+
+def _mask(text: str | None, flag: str, family: Family) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= BITS[family]:
+        raise Invalid(f"{flag} {text}: it is no prefix length; write a number from 1 to {BITS[family]}")
+    return int(text)
