@@ -49,6 +49,8 @@ class Following:
         self._machines_current = self._nodes_current = False
         self._listing = True
         self._restored = False
+        self.vanished = 0
+        """How many CiliumNodes the watch has shown to be gone."""
         self._away: set[str] = set()
         self._machines_listed = asyncio.Event()
         self._reflectors: list[Reflector[HasIdentity] | Reflector[Machine] | Reflector[CiliumNode]] = []
@@ -203,12 +205,13 @@ class Following:
     def _node_gone(self, name: str, uid: str) -> None:
         node = self._nodes.get(name)
         if node is not None and node.uid == uid:
-            if not self._machines_current:
+            self.vanished += 1
+            if self._machines_current:
+                self._lost(name)
+            else:
                 self._undecided[name] = uid
-                return
-            self._vanished(name)
 
-    def _vanished(self, name: str) -> None:
+    def _lost(self, name: str) -> None:
         node = self._nodes.pop(name)
         self._collectable.discard(name)
         self._absences.pop(name, None)
@@ -225,7 +228,7 @@ class Following:
         for name, uid in undecided.items():
             node = self._nodes.get(name)
             if node is not None and node.uid == uid:
-                self._vanished(name)
+                self._lost(name)
 
     # -- both
 

@@ -14,6 +14,7 @@ from omnipam.core.errors import (
     NotFound,
     OmnipamError,
     OutcomeUnknown,
+    Unavailable,
 )
 from omnipam.core.values import Finding, Kept, Node, PoolSpec, Problem
 from omnipam.runtime.garbage import Orphan
@@ -27,6 +28,8 @@ from .join import CILIUM_NODES, NODES, Following
 from .keeping import Keeping
 from .meta import HasIdentity
 from .rest import MERGE_PATCH, Api
+
+READS = 5
 
 _NODE = msgspec.json.Decoder(CiliumNode)
 _IDENTITY = msgspec.json.Decoder(HasIdentity)
@@ -111,20 +114,28 @@ class KubernetesStore:
 
     async def read(self, name: str) -> Node | None:
         """Return the node as it is now. Raises Retryable, Denied."""
-        following = self._following
-        try:
-            body = await self._api.get(f"{CILIUM_NODES}/{name}")
-        except NotFound:
-            return following.without_object(name) if following is not None else None
-        if following is None:
+        for _ in range(READS):
+            following = self._following
+            vanished = following.vanished if following is not None else 0
             try:
-                return ciliumnode.node(_NODE.decode(body), own_addresses=not self._reads_machines)
-            except msgspec.MsgspecError as exc:
-                return ciliumnode.salvaged(body, str(exc))
+                body = await self._api.get(f"{CILIUM_NODES}/{name}")
+            except NotFound:
+                return following.without_object(name) if following is not None else None
+            if following is None or following.vanished == vanished:
+                return self._decoded(body, following)
+            # The watch showed deletions meanwhile; what we read may be older than that of this very node.
+        raise Unavailable(f"CiliumNode {name}: nodes vanish as fast as it is read")
+
+    def _decoded(self, body: bytes, following: Following | None) -> Node:
         try:
-            return following.read(_NODE.decode(body))
+            source = _NODE.decode(body)
         except msgspec.MsgspecError as exc:
-            return following.read_unreadable(body, str(exc))
+            if following is not None:
+                return following.read_unreadable(body, str(exc))
+            return ciliumnode.salvaged(body, str(exc))
+        if following is not None:
+            return following.read(source)
+        return ciliumnode.node(source, own_addresses=not self._reads_machines)
 
     async def remove(self, name: str, uid: str) -> None:
         """Delete a CiliumNode, if it is the one with this uid. Raises what the client raises."""

@@ -331,11 +331,17 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
         self.sleeps = 0
+        self.last = 1 << 30
+        """The sleep that does not end, and sets `stopped`."""
+        self.stopped = asyncio.Event()
 
     def __call__(self) -> float:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
+        if self.sleeps == self.last:
+            self.stopped.set()
+            await asyncio.Event().wait()
         self.now += seconds
         self.sleeps += 1
         await asyncio.sleep(0)
@@ -359,12 +365,13 @@ async def test_acquire_takes_two_requests_where_there_is_no_lease_and_renewals_o
     await one.acquire()
     assert lock.calls == ["get", "create"]
     one.gate()
+    clock.last = 5
     task = asyncio.create_task(one.renew())
-    while clock.sleeps < 5:
-        await asyncio.sleep(0)
+    await clock.stopped.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert set(lock.calls[2:]) == {"update"}
+    assert lock.calls[2:] == ["update"] * 5
+    assert clock.now == 10
     one.gate()
 
 
