@@ -14,11 +14,14 @@ class Quarantine:
     def __init__(self) -> None:
         self._until: dict[Cidr, float] = {}
         self._heap: list[tuple[float, Cidr]] = []
+        self.changes = 0
+        """Counts what was added and taken out."""
 
     def add(self, cidr: Cidr, until: float) -> None:
         """Keeps the range until then; a later end wins over an earlier one."""
         if until > self._until.get(cidr, 0.0):
             self._until[cidr] = until
+            self.changes += 1
             heapq.heappush(self._heap, (until, cidr))
 
     def expired(self, now: float) -> list[Cidr]:
@@ -28,6 +31,7 @@ class Quarantine:
             until, cidr = heapq.heappop(self._heap)
             if self._until.get(cidr) == until:
                 del self._until[cidr]
+                self.changes += 1
                 ended.append(cidr)
         return ended
 

@@ -42,6 +42,10 @@ class Space:
         """Whether a configured range contains it."""
         return any(ledger.cidr.contains(cidr) for ledger in self._ledgers[cidr.family])
 
+    def touches(self, cidr: Cidr) -> bool:
+        """Whether a configured range shares an address with it."""
+        return any(True for _ in self._reached(cidr))
+
     def has_ranges(self, family: Family) -> bool:
         """Whether any range of the family is configured."""
         return bool(self._ledgers[family])

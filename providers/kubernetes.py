@@ -38,8 +38,9 @@ WANTED = {
 class KubernetesMode:
     """`omnipam.core.allocator.Allocator` for `Node.spec.podCIDRs`.
 
-    What a node uses is what its object shows, else what its machine says. Of two nodes whose CIDRs overlap, the younger is
-    granted nothing new; what it already shows stays, since its pods run.
+    What a node uses is what its object shows, else what its machine says, once that has a CIDR of every enabled family. Of two
+    nodes whose CIDRs overlap, one that shows its own (or was granted it) keeps it, since its pods run; of others, the younger
+    is granted nothing.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,7 +51,9 @@ class KubernetesMode:
         self._index = Overlaps()
         self._stale: set[str] = set()
         self._graces: list[tuple[float, str]] = []
+        self._graced: set[str] = set()
         self._late: set[str] = set()
+        self._granted: set[str] = set()
         self._unserved: set[str] = set()
         self._restored = False
 
@@ -69,12 +72,13 @@ class KubernetesMode:
         uses = _uses(node)
         if before is None or uses != self._uses[name]:
             self._record(name, uses)
-        if len({cidr.family for cidr in uses}.intersection(self.families)) < len(self.families):
+        if not self._is_complete(uses):
             until = node.created + self._grace_s
-            if until > now:
-                heapq.heappush(self._graces, (until, name))
-            else:
+            if until <= now:
                 self._late.add(name)
+            elif name not in self._graced:
+                self._graced.add(name)
+                heapq.heappush(self._graces, (until, name))
         else:
             self._late.discard(name)
         self._stale.add(name)
@@ -83,7 +87,7 @@ class KubernetesMode:
         if self._nodes.pop(name, None) is not None:
             self._record(name, ())
             del self._uses[name]
-        for names in (self._stale, self._late, self._unserved):
+        for names in (self._stale, self._late, self._unserved, self._granted):
             names.discard(name)
 
     def pools(self, specs: Iterable[PoolSpec], now: float) -> None:
@@ -92,9 +96,9 @@ class KubernetesMode:
     def due(self, now: float) -> list[str]:
         while self._graces and self._graces[0][0] <= now:
             _, name = heapq.heappop(self._graces)
-            if name in self._nodes:
-                self._late.add(name)
-                self._stale.add(name)
+            self._graced.discard(name)
+            if name in self._nodes and not self._is_complete(self._uses[name]):
+                self.seen(self._nodes[name], now)  # late, unless it is another node of that name by now
         return []
 
     def plan(self, name: str, now: float) -> Plan:
@@ -119,6 +123,9 @@ class KubernetesMode:
             (self._unserved.add if grant.problems else self._unserved.discard)(name)
             if not grant.shown_by(self._nodes[name].holds):
                 found.append(name)
+                if grant.blocks and name not in self._granted and self._nodes[name].present:
+                    self._granted.add(name)  # from now on it may be written any moment
+                    self._stale.update(owner for owner, _, _ in self._overlaps(name))
         return found
 
     def published(self, name: str, grant: Grant, outcome: Published, now: float) -> None:
@@ -139,7 +146,8 @@ class KubernetesMode:
         if (
             not blocks
             and not node.unreadable
-            and not any(_older(self._nodes[o], node) for o, _, _ in overlaps)
+            and self._is_complete(self._uses[name])
+            and not any(self._goes_before(other, node) for other, _, _ in overlaps)
         ):
             blocks = tuple(
                 Block(DEFAULT_POOL, cidr) for cidr in self._uses[name] if cidr.family in self.families
@@ -195,6 +203,18 @@ class KubernetesMode:
             self._stale.update(owner for owner, _ in self._index.overlapping(cidr))
             self._index.add(name, cidr)
         self._uses[name] = uses
+
+    def _is_complete(self, uses: tuple[Cidr, ...]) -> bool:
+        return len({cidr.family for cidr in uses}.intersection(self.families)) == len(self.families)
+
+    def _goes_before(self, name: str, node: Node) -> bool:
+        """Whether the other node of that name keeps what both use, while `node` shows nothing."""
+        other = self._nodes[name]
+        if other.holds.blocks:
+            return True
+        if node.name in self._granted:
+            return False
+        return name in self._granted or _older(other, node)
 
     def _overlaps(self, name: str) -> list[tuple[str, Cidr, Cidr]]:
         """(other node, its CIDR, ours), sorted."""

@@ -9,16 +9,15 @@ from urllib.parse import quote
 import msgspec
 
 from omnipam.core.errors import Denied, Invalid, NotFound
-from omnipam.core.values import Finding, Node, Problem
+from omnipam.core.values import Finding, Node
 
-from .kube import ciliumnode, definitions
-from .kube.config import SERVICE_ACCOUNT, Cluster
+from .kube import ciliumnode, definitions, machine
 from .kube.errors import Expired, one_line
+from .kube.join import CILIUM_NODES, NODES
 from .kube.keeping import Keeping
 from .kube.lease import KubeLease
 from .kube.meta import HasIdentity, Page
 from .kube.rest import METADATA_LIST, Api
-from .kube.store import CILIUM_NODES, NODES
 from .snapshot import Leader, Snapshot, leader_of
 
 CILIUM_POOLS = "/apis/cilium.io/v2alpha1/ciliumpodippools"
@@ -26,31 +25,8 @@ PAGE = 500
 TRIES = 3
 _PAGE = msgspec.json.Decoder(Page[msgspec.Raw])
 _NODE = msgspec.json.Decoder(ciliumnode.CiliumNode)
-_MACHINE = msgspec.json.Decoder(ciliumnode.Machine)
+_MACHINE = msgspec.json.Decoder(machine.Machine)
 _IDENTITY = msgspec.json.Decoder(HasIdentity)
-
-
-class _ConfigMap(msgspec.Struct):
-    data: dict[str, str] | None = None
-
-
-def home_namespace(cluster: Cluster, configured: str) -> str:
-    """Where the Lease and the kept state are: the key `k8s-namespace`, else the pod's own, else kube-system."""
-    in_pod = cluster.source == str(SERVICE_ACCOUNT)
-    return configured or (cluster.namespace if in_pod else "kube-system")
-
-
-async def configmap(api: Api, namespace: str) -> dict[str, str] | None:
-    """`data` of ConfigMap cilium-config; None if there is none. Raises what the client raises."""
-    path = f"/api/v1/namespaces/{quote(namespace, safe='')}/configmaps/cilium-config"
-    try:
-        body = await api.get(path)
-    except NotFound:
-        return None
-    try:
-        return msgspec.json.decode(body, type=_ConfigMap).data or {}
-    except msgspec.MsgspecError as exc:
-        raise Invalid(f"ConfigMap {namespace}/cilium-config cannot be read: {exc}; correct it") from exc
 
 
 async def objects(api: Api, path: str, *, accept: str | None = None) -> list[msgspec.Raw]:
@@ -65,7 +41,9 @@ async def objects(api: Api, path: str, *, accept: str | None = None) -> list[msg
                     page = _PAGE.decode(await api.get(path, query, accept=accept))
                 except msgspec.MsgspecError as exc:
                     raise Invalid(
-                        one_line(f"GET {path}: the answer is no list ({exc}); is this the address of an API server?")
+                        one_line(
+                            f"GET {path}: the answer is no list ({exc}); is this the address of an API server?"
+                        )
                     ) from exc
                 found += page.items or ()
                 token = page.metadata.continue_
@@ -89,7 +67,9 @@ async def cilium_nodes(api: Api) -> list[msgspec.Raw]:
 async def pools(api: Api) -> tuple[dict[str, Any], ...]:
     """All CiliumPodIPPools as the server has them; none where it knows no such thing."""
     try:
-        return tuple(as_object(raw, "v2alpha1", "CiliumPodIPPool") for raw in await objects(api, CILIUM_POOLS))
+        return tuple(
+            as_object(raw, "v2alpha1", "CiliumPodIPPool") for raw in await objects(api, CILIUM_POOLS)
+        )
     except NotFound:
         return ()
 
@@ -103,14 +83,12 @@ async def one(api: Api, path: str) -> dict[str, Any] | None:
     return as_object(msgspec.Raw(body), "", "")
 
 
-async def read(api: Api, *, reads_machines: bool, namespace: str, lease: str) -> Snapshot:
-    """All that plans and audits are made from. reads_machines: the mode needs the Nodes whole."""
+async def read(api: Api, *, reads_machines: bool, namespace: str, lease: str, audit: bool) -> Snapshot:
+    """All that plans and audits are made from. reads_machines: the mode needs the Nodes whole. audit: definitions too."""
     if reads_machines:
         machines = dict(map(_known, await objects(api, NODES)))
     else:
-        machines = {
-            _name(raw): ciliumnode.Known() for raw in await objects(api, NODES, accept=METADATA_LIST)
-        }
+        machines = {_name(raw): machine.Known() for raw in await objects(api, NODES, accept=METADATA_LIST)}
     raws = await cilium_nodes(api)
     nodes: dict[str, Node] = {}
     collectable = set()
@@ -124,10 +102,12 @@ async def read(api: Api, *, reads_machines: bool, namespace: str, lease: str) ->
         nodes[node.name] = node
         if may_go:
             collectable.add(node.name)
-    kept, _ = await Keeping(api, namespace).read()
-    owed = machines.keys() if reads_machines else {each.owner for each in kept if each.owner} & machines.keys()
+    kept, findings = await Keeping(api, namespace).read()
+    owed = (
+        machines.keys() if reads_machines else {each.owner for each in kept if each.owner} & machines.keys()
+    )
     for name in owed - nodes.keys():
-        nodes[name] = ciliumnode.without_object(name, machines[name])
+        nodes[name] = machine.without_object(name, machines[name])
     return Snapshot(
         where=f"cluster {api.cluster.server}",
         nodes=tuple(nodes[name] for name in sorted(nodes)),
@@ -137,6 +117,7 @@ async def read(api: Api, *, reads_machines: bool, namespace: str, lease: str) ->
         machines=frozenset(machines),
         collectable=frozenset(collectable),
         leader=await leader(api, namespace, lease),
+        findings=(*findings, *(await outdated(api) if audit else ())),
     )
 
 
@@ -214,15 +195,13 @@ def _node(raw: msgspec.Raw, *, own_addresses: bool) -> tuple[Node, bool]:
     return ciliumnode.node(source, own_addresses=own_addresses), ciliumnode.is_collectable(source)
 
 
-def _known(raw: msgspec.Raw) -> tuple[str, ciliumnode.Known]:
+def _known(raw: msgspec.Raw) -> tuple[str, machine.Known]:
     try:
         source = _MACHINE.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         name = _name(raw)
-        text = one_line(f"Node {name} cannot be read: {exc}")
-        problem = Problem(ciliumnode.UNREADABLE, text, "correct that field")
-        return name, ciliumnode.Known(unreadable=(problem,))
-    return source.metadata.name, ciliumnode.known(source)
+        return name, machine.Known(unreadable=(machine.unreadable(name, one_line(str(exc))),))
+    return source.metadata.name, machine.known(source)
 
 
 def _name(raw: msgspec.Raw) -> str:

@@ -13,8 +13,9 @@ import asyncio
 import datetime
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import NoReturn, Protocol
+
+import msgspec
 
 from omnipam.core.errors import Conflict, Denied, Invalid, NotFound, OmnipamError
 
@@ -27,8 +28,7 @@ class LostLease(OmnipamError):
     reason = "LostLease"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """What the lease says. holder: empty once released. acquired, renewed: RFC 3339 text, compared for change only."""
 
     holder: str
@@ -38,8 +38,7 @@ class Record:
     transitions: int
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """A record as it was read or written, with the store's version of it, the precondition of the next write."""
 
     record: Record
@@ -59,8 +58,7 @@ class LeaseLock(Protocol):
         """Write over exactly this version. Raises Conflict if there is another by now, NotFound, OutcomeUnknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True):
     """Seconds: how long a lease lasts, how long its holder tries to renew it, and the pause between two tries."""
 
     lease_s: float = 15.0
@@ -87,21 +85,18 @@ class Timing:
         return self.lease_s - self.renew_s
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(msgspec.Struct, frozen=True):
     """Look at the lease."""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """Write this record: over `version`, or anew if that is None."""
 
     record: Record
     version: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Another holds it."""
 
 

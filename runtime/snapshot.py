@@ -14,7 +14,8 @@ import msgspec
 
 from omnipam.core.allocator import Allocator, Plan, Settings
 from omnipam.core.cidr import FAMILIES, Cidr
-from omnipam.core.values import Kept, Node, PoolSpec
+from omnipam.core.errors import Invalid
+from omnipam.core.values import Finding, Kept, Node, PoolSpec
 from omnipam.providers.registry import find
 
 from .pools import pool_specs, settings
@@ -58,6 +59,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     orphans: tuple[tuple[str, Cidr | None], ...] = ()
     leader: Leader | None = Leader()
     """None: it could not be read."""
+    findings: tuple[Finding, ...] = ()
+    """What is wrong with the store itself."""
 
     @property
     def on_kubernetes(self) -> bool:
@@ -77,7 +80,8 @@ class Serving(msgspec.Struct, frozen=True):
 
 def of_sqlite(store: SqliteStore, lease: str) -> Snapshot:
     """The picture of an embedded store. Raises Unavailable, and Invalid where a row that matters cannot be read."""
-    from .sqlite import blocks, lease as leases
+    from .sqlite import blocks
+    from .sqlite import lease as leases
 
     with store.reading() as db:
         recorded = store.settings()
@@ -110,19 +114,27 @@ def leader_of(held: Held | None) -> Leader:
 def serving(config: Config, snapshot: Snapshot) -> Serving:
     """What serves the store: the configuration; and on SQLite, where it says nothing of pools, what the operator recorded."""
     given = any(
-        source != "default" and (key.startswith("cluster-pool-") or key.startswith("enable-ip"))
+        source != "default" and key.startswith(("cluster-pool-", "enable-ip"))
         for key, source in config.sources.items()
     )
     if given or config.ipam != snapshot.mode or not snapshot.recorded:
         return Serving(config.ipam, pool_specs(config), settings(config))
     there = {each.cidr.family for spec in snapshot.recorded for each in spec.ranges}
     families = tuple(family for family in FAMILIES if family in there)
-    return Serving(config.ipam, snapshot.recorded, msgspec.structs.replace(settings(config), families=families))
+    return Serving(
+        config.ipam, snapshot.recorded, msgspec.structs.replace(settings(config), families=families)
+    )
 
 
 def restored(snapshot: Snapshot, serving: Serving, now: float) -> Allocator:
     """An allocator that knows all that the store holds. Raises Invalid where the mode or its pools make no sense."""
-    allocator = find(serving.mode).build(serving.settings)
+    provider = find(serving.mode)
+    if provider.reads_machines and not snapshot.on_kubernetes:
+        raise Invalid(
+            f"ipam: mode {serving.mode} takes pod CIDRs from Kubernetes Nodes, and {snapshot.where} has none;"
+            " use --store kubernetes, or another mode"
+        )
+    allocator = provider.build(serving.settings)
     allocator.restore(snapshot.nodes, serving.pools, snapshot.kept, now)
     return allocator
 

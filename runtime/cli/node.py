@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from omnipam.core.cidr import Cidr, parse, parse_address
+from omnipam.core.cidr import parse_address
 from omnipam.core.errors import Invalid, NotFound
 from omnipam.core.values import Facts, Node
 
@@ -35,12 +35,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     new.add_argument("name", metavar="NAME")
     new.add_argument("--instance-id", default="", metavar="ID", help="the machine's name in its cloud")
     new.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
-    new.add_argument("--address", action="append", default=[], metavar="IP", help="one of the machine's own addresses")
     new.add_argument(
-        "--pod-cidr", action="append", default=[], metavar="CIDR", help="what the machine was given (kubernetes mode)"
+        "--address", action="append", default=[], metavar="IP", help="one of the machine's own addresses"
     )
-    new.add_argument("--pre-allocate", metavar="N", help="addresses to keep ready (modes that grant single addresses)")
-    new.add_argument("--wait", metavar="DURATION", help="wait for the grant; exit 1 if it does not come in time")
+    new.add_argument(
+        "--pre-allocate", metavar="N", help="addresses to keep ready (modes that grant single addresses)"
+    )
+    new.add_argument(
+        "--wait", metavar="DURATION", help="wait for the grant; exit 1 if it does not come in time"
+    )
     add_dry_run(new)
     every = verbs.add_parser("list", help="list the nodes")
     one = verbs.add_parser("show", help="show a node")
@@ -121,10 +124,13 @@ def _add(args: argparse.Namespace) -> int:
         manifest["metadata"] = {key: value for key, value in manifest["metadata"].items() if value}
         del manifest["status"]
         return refuse(args, text, apply(manifest, args.context))
+    args.makes_store = True
     loaded, snapshot = target.look(args)
     if args.dry_run:
         if snapshot.node(node.name) is not None:
-            raise Invalid(f"node {node.name} exists already in {snapshot.where}: delete it first, or choose another name")
+            raise Invalid(
+                f"node {node.name} exists already in {snapshot.where}: delete it first, or choose another name"
+            )
         output.show(args.output, cilium_node(node), lambda: f"node/{node.name} added (dry run)\n")
         return 0
     with target.writable(loaded.config.store, "omnipam node add") as store:
@@ -149,7 +155,9 @@ def _add(args: argparse.Namespace) -> int:
 def _delete(args: argparse.Namespace) -> int:
     if target.is_kubernetes(args):
         text = "a cluster's nodes are deleted with kubectl; type:"
-        return refuse(args, text, f"kubectl{_context(args.context)} delete ciliumnode {shlex.quote(args.name)}")
+        return refuse(
+            args, text, f"kubectl{_context(args.context)} delete ciliumnode {shlex.quote(args.name)}"
+        )
     loaded, snapshot = target.look(args)
     node = snapshot.node(args.name)
     if node is None:
@@ -201,10 +209,11 @@ def _new_node(args: argparse.Namespace) -> Node:
         if labels.setdefault(key, value) != value:
             raise Invalid(f"--label {key}: it is given two values; keep one")
     addresses = [_read(parse_address, text, "--address") for text in args.address]
-    cidrs: list[Cidr] = [_read(parse, text, "--pod-cidr") for text in args.pod_cidr]
     if not args.instance_id.isprintable():
-        raise Invalid(f"--instance-id {args.instance_id!r}: it has characters that cannot be printed; correct it")
-    facts = Facts(tuple(addresses), tuple(cidrs), tuple(sorted(labels.items())))
+        raise Invalid(
+            f"--instance-id {args.instance_id!r}: it has characters that cannot be printed; correct it"
+        )
+    facts = Facts(tuple(addresses), labels=tuple(sorted(labels.items())))
     return Node(name, instance=args.instance_id, facts=facts)
 
 
@@ -240,7 +249,7 @@ async def _object(api: Api, name: str) -> dict[str, Any]:
     from urllib.parse import quote
 
     from ..cluster import one
-    from ..kube.store import CILIUM_NODES
+    from ..kube.join import CILIUM_NODES
 
     found = await one(api, f"{CILIUM_NODES}/{quote(name, safe='')}")
     if found is None:
@@ -285,7 +294,10 @@ def _pairs(made: Mapping[str, Any], state: str, now: float) -> list[tuple[str, o
             if isinstance(addresses, list)
             else "",
         ),
-        ("Labels", ", ".join(f"{key}={value}" for key, value in sorted(_branch(made, "metadata", "labels").items()))),
+        (
+            "Labels",
+            ", ".join(f"{key}={value}" for key, value in sorted(_branch(made, "metadata", "labels").items())),
+        ),
         ("Created", metadata.get("creationTimestamp", "")),
         ("Age", _age(made, now)),
         ("UID", metadata.get("uid", "")),

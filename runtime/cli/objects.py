@@ -27,11 +27,14 @@ def cilium_node(node: Node) -> dict[str, Any]:
         spec["instance-id"] = node.instance
     if node.facts.addresses:
         spec["addresses"] = [
-            {"type": "InternalIP", "ip": format_address(each.first, each.bits)} for each in node.facts.addresses
+            {"type": "InternalIP", "ip": format_address(each.first, each.bits)}
+            for each in node.facts.addresses
         ]
     spec["ipam"] = {"podCIDRs": [str(block.cidr) for block in node.holds.blocks]} if node.holds.blocks else {}
     ipam: dict[str, Any] = {"operator-status": {"error": node.holds.error} if node.holds.error else {}}
-    said = [(cidr, "depleted") for cidr in node.agent.depleted] + [(cidr, "released") for cidr in node.agent.released]
+    said = [(cidr, "depleted") for cidr in node.agent.depleted] + [
+        (cidr, "released") for cidr in node.agent.released
+    ]
     if said:
         ipam["pod-cidrs"] = {str(cidr): {"status": word} for cidr, word in sorted(said)}
     return {

@@ -58,7 +58,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [list(head), *([clean(str(cell)) or NONE for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n"
+        for line in lines
     )
 
 

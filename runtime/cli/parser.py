@@ -29,7 +29,10 @@ def add_store(parser: argparse.ArgumentParser) -> None:
             action.help = argparse.SUPPRESS
     parser.add_argument("--context", help="context of the kubeconfig")
     parser.add_argument(
-        "--namespace", default="kube-system", metavar="NAME", help="where ConfigMap cilium-config lies (%(default)s)"
+        "--namespace",
+        default="kube-system",
+        metavar="NAME",
+        help="where ConfigMap cilium-config lies (%(default)s)",
     )
     parser.epilog = "Every other configuration key is a flag as well: omnipam operator --help lists them."
 
@@ -37,7 +40,11 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 def add_format(parser: argparse.ArgumentParser) -> None:
     """`-o table|json|yaml`."""
     parser.add_argument(
-        "-o", "--output", choices=("table", "json", "yaml"), default="table", help="how to print (%(default)s)"
+        "-o",
+        "--output",
+        choices=("table", "json", "yaml"),
+        default="table",
+        help="how to print (%(default)s)",
     )
 
 

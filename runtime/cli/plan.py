@@ -53,7 +53,9 @@ class Document(msgspec.Struct, frozen=True):
 def add(parser: argparse.ArgumentParser) -> None:
     """MODE and flags."""
     parser.add_argument("mode", metavar="MODE", nargs="?", help="the IPAM mode, if not the configured one")
-    parser.add_argument("--explain", metavar="NODE", help="walk through one node: demand, holdings, needs, ranges")
+    parser.add_argument(
+        "--explain", metavar="NODE", help="walk through one node: demand, holdings, needs, ranges"
+    )
     add_format(parser)
     add_store(parser)
 
@@ -111,7 +113,9 @@ def _text(document: Document, there: int) -> str:
         if not each.actions and not each.unmet:
             rows.append((each.node, "Write", "", "", "its object does not say what it holds"))
     calls = ", ".join(f"{number} × {api}" for api, number in document.calls.items()) or "no calls"
-    summary = f"{output.count(there, 'node')} in mode {document.mode}, {len(document.nodes)} with a plan: {calls}\n"
+    summary = (
+        f"{output.count(there, 'node')} in mode {document.mode}, {len(document.nodes)} with a plan: {calls}\n"
+    )
     return (output.table(HEAD, rows) + "\n" if rows else "") + summary
 
 
@@ -176,7 +180,9 @@ def _explain(
 
 def _demand(served: Serving) -> tuple[str, ...]:
     if served.mode == "kubernetes":
-        return tuple(f"the {family} CIDR that its Kubernetes Node was given" for family in served.settings.families)
+        return tuple(
+            f"the {family} CIDR that its Kubernetes Node was given" for family in served.settings.families
+        )
     most = max((spec.max_blocks for spec in served.pools), default=1)
     more = f", up to {most} when all that it has are full" if most > 1 else ""
     return tuple(f"1 {family} block{more}" for family in served.settings.families)
@@ -248,8 +254,8 @@ def _explained(each: Explanation) -> str:
         ]
     )
     if each.ranges:
-        rows = [(r.pool, r.cidr, r.mask, r.total, r.used, r.free, r.verdict) for r in each.ranges]
-        text += "\n" + output.table(("POOL", "RANGE", "MASK", "TOTAL", "USED", "FREE", "VERDICT"), rows)
+        ranges = [(r.pool, r.cidr, r.mask, r.total, r.used, r.free, r.verdict) for r in each.ranges]
+        text += "\n" + output.table(("POOL", "RANGE", "MASK", "TOTAL", "USED", "FREE", "VERDICT"), ranges)
     rows = [(each.node, a.action, a.family, a.cidr, a.reason) for a in each.actions]
     rows += [(each.node, "Unmet", "", "", str(problem)) for problem in each.unmet]
     return text + ("\n" + output.table(HEAD, rows) if rows else "\nNothing is to be done.\n")

@@ -20,9 +20,22 @@ from .node import apply, refuse
 from .objects import cilium_pool, pool_status
 from .parser import add_dry_run, add_format, add_store
 
-HEAD = ("NAME", "FAMILY", "CIDRS", "MASK", "TOTAL", "USED", "FREE", "QUARANTINED", "OUTSIDE", "NODES-ON-DRAINED")
+HEAD = (
+    "NAME",
+    "FAMILY",
+    "CIDRS",
+    "MASK",
+    "TOTAL",
+    "USED",
+    "FREE",
+    "QUARANTINED",
+    "OUTSIDE",
+    "NODES-ON-DRAINED",
+)
 RANGES = ("RANGE", "MASK", "TOTAL", "USED", "FREE", "QUARANTINED", "RESERVED")
-KEYS = "cluster-pool mode serves one pool, default, made from cluster-pool-ipv4-cidr and cluster-pool-ipv6-cidr"
+KEYS = (
+    "cluster-pool mode serves one pool, default, made from cluster-pool-ipv4-cidr and cluster-pool-ipv6-cidr"
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +48,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         new.add_argument(f"--{family}-mask-size", metavar="N", help="prefix length of a node's block")
     add_dry_run(new)
     every = verbs.add_parser("list", help="list the pools and how full they are")
-    one = verbs.add_parser("show", help="show a pool range by range, and the nodes on ranges that were taken out")
+    one = verbs.add_parser(
+        "show", help="show a pool range by range, and the nodes on ranges that were taken out"
+    )
     one.add_argument("name", metavar="NAME")
     old = verbs.add_parser("delete", help="delete a pool that no node has a block of")
     old.add_argument("name", metavar="NAME")
@@ -100,7 +115,9 @@ def _rows(pool: Pool) -> list[tuple[object, ...]]:
         if family not in spec and family not in status:
             continue
         given, counted = spec.get(family) or {}, status.get(family, {})
-        cidrs = ",".join(str(each.get("cidr") if isinstance(each, dict) else each) for each in given.get("cidrs", ()))
+        cidrs = ",".join(
+            str(each.get("cidr") if isinstance(each, dict) else each) for each in given.get("cidrs", ())
+        )
         numbers = [
             counted.get(key, "-")
             for key in ("total", "used", "free", "quarantined", "outside", "nodesOnDrainedRanges")
@@ -211,7 +228,9 @@ def _new_pool(args: argparse.Namespace) -> PoolSpec:
         raise Invalid(f"NAME: {error}; write the pool's name") from None
     ranges = [each for family in FAMILIES for each in _ranges(args, family)]
     if not ranges:
-        raise Invalid(f"pool add {name}: it has no range; give --ipv4-cidr and --ipv4-mask-size, or the same for ipv6")
+        raise Invalid(
+            f"pool add {name}: it has no range; give --ipv4-cidr and --ipv4-mask-size, or the same for ipv6"
+        )
     spec = PoolSpec(name, tuple(ranges))
     try:
         Space(spec)  # overlaps, masks

@@ -6,9 +6,11 @@ import argparse
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..config import Loaded, load, store_of
+from ..connect import SQLITE_LEASE, kubernetes_api, namespace_of, user_agent
 from ..snapshot import Snapshot, of_sqlite
 from .output import say
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from ..sqlite.store import SqliteStore
 
 KUBERNETES = "kubernetes"
+CONFIG_MAP = "cilium-config"
+REQUEST_S = 10.0
 NO_OPERATOR = "no operator is serving this store; start omnipam operator"
 T = TypeVar("T")
 
@@ -35,10 +39,12 @@ def look(args: argparse.Namespace, env: Mapping[str, str] = os.environ) -> tuple
     loaded = load(args, env)
     store = existing(url)
     if store is None:
+        if not getattr(args, "makes_store", False):
+            say(f"there is no {url} yet: omnipam operator and omnipam node add make it")
         snapshot = Snapshot(where=f"store {url}")
     else:
         with store:
-            snapshot = of_sqlite(store, loaded.config.lease_name)
+            snapshot = of_sqlite(store, SQLITE_LEASE)
     if snapshot.mode and loaded.config.sources["ipam"] == "default":
         args.ipam = snapshot.mode
         loaded = load(args, env)
@@ -52,12 +58,11 @@ def is_kubernetes(args: argparse.Namespace, env: Mapping[str, str] = os.environ)
 
 
 def existing(url: str) -> SqliteStore | None:
-    """The embedded store, opened; None, and a word about it, where there is none yet."""
+    """The embedded store, opened; None where there is none yet."""
     from ..sqlite.location import path_of
 
     path = path_of(url)
     if not path.exists():
-        say(f"there is no store at {path} yet: omnipam operator and omnipam node add make it")
         return None
     return writable(url)
 
@@ -79,13 +84,13 @@ def on_cluster(args: argparse.Namespace, job: Callable[[Api], Coroutine[Any, Any
     return asyncio.run(run())
 
 
-def connection(args: argparse.Namespace, env: Mapping[str, str] = os.environ) -> Api:
-    """A client, not yet entered. Raises Invalid where nothing says which cluster."""
-    from ..kube import config
-    from ..kube.rest import Api
-
-    cluster = config.load(environ=env, context=args.context)
-    return Api(cluster, user_agent=f"omnipam ({args.command})", connections=4, timeout_s=10.0)
+def connection(
+    args: argparse.Namespace, env: Mapping[str, str] = os.environ
+) -> AbstractAsyncContextManager[Api]:
+    """A client of the cluster that the environment and `--context` name. Raises Invalid where nothing names one."""
+    return kubernetes_api(
+        environ=env, context=args.context, user_agent=user_agent(args.command), timeout_s=REQUEST_S
+    )
 
 
 async def _look_at_cluster(args: argparse.Namespace, env: Mapping[str, str]) -> tuple[Loaded, Snapshot]:
@@ -99,21 +104,26 @@ async def _look_at_cluster(args: argparse.Namespace, env: Mapping[str, str]) -> 
         snapshot = await cluster.read(
             api,
             reads_machines=find(config.ipam).reads_machines,
-            namespace=cluster.home_namespace(api.cluster, config.k8s_namespace),
+            namespace=namespace_of(config, api.cluster),
             lease=config.lease_name,
+            audit=args.command == "check",
         )
     return loaded, snapshot
 
 
 async def configured(api: Api, args: argparse.Namespace, env: Mapping[str, str] = os.environ) -> Loaded:
     """The configuration on a cluster: ConfigMap cilium-config under the environment and flags, unless a file is given."""
-    from .. import cluster
+    from ..kube import configmap
 
-    named = args.config or args.config_dir or any(
-        env.get(prefix + name) for prefix in ("OMNIPAM_", "CILIUM_") for name in ("CONFIG", "CONFIG_DIR")
+    named = (
+        args.config
+        or args.config_dir
+        or any(
+            env.get(prefix + name) for prefix in ("OMNIPAM_", "CILIUM_") for name in ("CONFIG", "CONFIG_DIR")
+        )
     )
-    keys = None if named else await cluster.configmap(api, args.namespace)
-    loaded = load(args, env, keys, configmap_name=f"{args.namespace}/cilium-config")
+    keys = None if named else await configmap.read(api, args.namespace, CONFIG_MAP)
+    loaded = load(args, env, keys, configmap_name=f"{args.namespace}/{CONFIG_MAP}")
     _warn(loaded)
     return loaded
 
@@ -121,4 +131,3 @@ async def configured(api: Api, args: argparse.Namespace, env: Mapping[str, str] 
 def _warn(loaded: Loaded) -> None:
     for warning in loaded.warnings:
         say(f"omnipam: {warning}")
-

@@ -11,7 +11,6 @@ import base64
 import binascii
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -26,20 +25,21 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 
 
-@dataclass(frozen=True, slots=True)
-class Exec:
+class Exec(msgspec.Struct, frozen=True, kw_only=True):
     """A credential plugin: a command that prints an ExecCredential. `command` is absolute or found on PATH."""
 
     api_version: str
     command: str
     args: tuple[str, ...]
-    env: tuple[tuple[str, str], ...] = field(repr=False)
+    env: tuple[tuple[str, str], ...]
     install_hint: str
-    cluster_info: Mapping[str, object] | None = field(default=None, repr=False)
+    cluster_info: Mapping[str, object] | None = None
+
+    def __repr__(self) -> str:  # arguments and environment may be secrets
+        return f"Exec({self.command})"
 
 
-@dataclass(frozen=True, slots=True)
-class Auth:
+class Auth(msgspec.Struct, frozen=True, kw_only=True):
     """Who we are: at most one of the ways is used, in the order exec, token file, token, basic; a certificate beside any.
 
     token_file wins over token, as in client-go: it is the one that is renewed.
@@ -47,18 +47,20 @@ class Auth:
     headers: impersonation.
     """
 
-    token: str | None = field(default=None, repr=False)
+    token: str | None = None
     token_file: Path | None = None
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: str | None = None
     exec: Exec | None = None
-    certificate: bytes | None = field(default=None, repr=False)
-    key: bytes | None = field(default=None, repr=False)
+    certificate: bytes | None = None
+    key: bytes | None = None
     headers: tuple[tuple[str, str], ...] = ()
 
+    def __repr__(self) -> str:  # secrets, nearly all of it
+        return "Auth(…)"
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """One API server and our account on it.
 
     server: URL without a slash at its end. namespace: ours, or "default".
@@ -70,10 +72,13 @@ class Cluster:
     source: str
     namespace: str = "default"
     auth: Auth = Auth()
-    ca: bytes | None = field(default=None, repr=False)
+    ca: bytes | None = None
     insecure: bool = False
     server_name: str | None = None
-    proxy: str | None = field(default=None, repr=False)  # may carry a password
+    proxy: str | None = None
+
+    def __repr__(self) -> str:  # the proxy's URL may carry a password
+        return f"Cluster({self.server}, {self.source})"
 
 
 class _Cluster(msgspec.Struct, rename="kebab"):

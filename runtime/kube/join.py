@@ -32,8 +32,10 @@ NODES = "/api/v1/nodes"
 class Following:
     """The join of both collections, while they are followed: events in, `Sink` calls out."""
 
-    def __init__(self, sink: Sink, *, owed: frozenset[str], reads_machines: bool) -> None:
-        self.sink = sink
+    def __init__(
+        self, sink: Sink, *, owed: frozenset[str], reads_machines: bool, clock: Callable[[], float]
+    ) -> None:
+        self.sink, self._clock = sink, clock
         self.owed = owed
         """Nodes that something is kept for: of these we must tell whether their machine is there."""
         self._reads_machines = reads_machines
@@ -54,19 +56,19 @@ class Following:
         self._away: set[str] = set()
         self._machines_listed = asyncio.Event()
         self._reflectors: list[Reflector[HasIdentity] | Reflector[Machine] | Reflector[CiliumNode]] = []
-        self._clock: Callable[[], float] | None = None
         self._since = float("-inf")
         """When the lists that count were asked for: one that began earlier does not end them."""
 
-    async def run(self, api: Api, clock: Callable[[], float]) -> None:
+    async def run(self, api: Api) -> None:
         """Follow until cancelled. Nodes first: a CiliumNode that vanishes between the lists is then judged right."""
         machines: Reflector[HasIdentity] | Reflector[Machine]
+        clock = self._clock
         if self._reads_machines:
             machines = Reflector(api, NODES, Machine, self.machine_event, clock=clock)
         else:
             machines = Reflector(api, NODES, HasIdentity, self.machine_event, metadata_only=True, clock=clock)
         nodes = Reflector(api, CILIUM_NODES, CiliumNode, self.node_event, clock=clock)
-        self._reflectors, self._clock = [machines, nodes], clock
+        self._reflectors = [machines, nodes]
         self.sink.listed()
 
         async def follow_nodes() -> None:
@@ -87,8 +89,7 @@ class Following:
         """Begin both lists anew."""
         self._begin()
         self._machines_current = False
-        if self._clock is not None:
-            self._since = self._clock()
+        self._since = self._clock()
         for reflector in self._reflectors:
             reflector.restart()
 

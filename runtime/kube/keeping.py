@@ -25,7 +25,7 @@ class _Line(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
 
     cidr: str
     owner: str = ""
-    until: float = 0.0
+    until: float | None = None
 
 
 class _Metadata(msgspec.Struct, rename="camel"):
@@ -54,7 +54,7 @@ def read_lines(
                 continue
             try:
                 entry = _LINE.decode(line)
-                kept.append(Kept(pool, parse(entry.cidr), entry.owner, entry.until))
+                kept.append(Kept(pool, parse(entry.cidr), entry.owner, entry.until or 0.0))
             except (msgspec.MsgspecError, Invalid) as exc:
                 strays.setdefault(pool, []).append(line)
                 findings.append(
@@ -75,7 +75,7 @@ def write_lines(kept: Sequence[Kept], strays: dict[str, list[str]]) -> dict[str,
     """Return the ConfigMap's data; the same for the same state, so that an unchanged one is not written."""
     lines: dict[str, list[str]] = {pool: list(texts) for pool, texts in strays.items()}
     for each in sorted(kept):
-        line = msgspec.json.encode(_Line(str(each.cidr), each.owner, each.until)).decode()
+        line = msgspec.json.encode(_Line(str(each.cidr), each.owner, each.until or None)).decode()
         lines.setdefault(each.pool, []).append(line)
     return {pool: "".join(f"{line}\n" for line in texts) for pool, texts in sorted(lines.items())}
 

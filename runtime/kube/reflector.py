@@ -10,7 +10,6 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
@@ -45,30 +44,26 @@ STUBBORN = 3  # this many failed tries in a row are no accident
 HARMLESS = (Denied, Throttled)  # refusals that have nothing to do with the version
 
 
-@dataclass(frozen=True, slots=True)
-class Listed(Generic[T]):
+class Listed(msgspec.Struct, Generic[T], frozen=True):
     """The readable objects of one page. More pages may follow; `Synced` says that it was the last."""
 
     objects: list[T]
 
 
-@dataclass(frozen=True, slots=True)
-class Synced:
+class Synced(msgspec.Struct, frozen=True):
     """The list is complete, and deletions that were missed have been reported. begun_s: when its first request began."""
 
     version: str
     begun_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Away:
+class Away(msgspec.Struct, frozen=True):
     """The API server is away, or refuses. Said once, until `Back`; the reflector goes on trying."""
 
     error: OmnipamError
 
 
-@dataclass(frozen=True, slots=True)
-class Back:
+class Back(msgspec.Struct, frozen=True):
     """The API server answers again."""
 
     after_s: float

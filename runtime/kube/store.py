@@ -76,9 +76,11 @@ class KubernetesStore:
         for finding in self._findings:
             sink.finding(finding)
         self._findings.clear()
-        following = self._following = Following(sink, owed=self._owed, reads_machines=self._reads_machines)
+        following = self._following = Following(
+            sink, owed=self._owed, reads_machines=self._reads_machines, clock=self._clock
+        )
         try:
-            await following.run(self._api, self._clock)
+            await following.run(self._api)
         finally:
             self._following = None
 

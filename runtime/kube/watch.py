@@ -8,7 +8,6 @@ Source: Kubernetes API concepts, "Efficient detection of changes".
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
@@ -30,15 +29,13 @@ class ServerViolation(Unavailable):
     reason = "ServerViolation"
 
 
-@dataclass(frozen=True, slots=True)
-class Changed(Generic[T]):
+class Changed(msgspec.Struct, Generic[T], frozen=True):
     """The object as it is now: created, or changed, or seen first."""
 
     object: T
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(msgspec.Struct, frozen=True):
     """The object is gone. `namespace` is empty for what lives in none; `uid` tells it from a namesake."""
 
     namespace: str
@@ -46,8 +43,7 @@ class Deleted:
     uid: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(msgspec.Struct, frozen=True):
     """The object exists, and its type could not be read from it.
 
     why: one line, with the path of the field. raw: the object's JSON, for whoever can save a part of it.
@@ -61,15 +57,13 @@ class Unreadable:
     raw: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Bookmark:
+class Bookmark(msgspec.Struct, frozen=True):
     """Nothing changed up to `version`; opaque, good for resuming this watch only."""
 
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(msgspec.Struct, frozen=True):
     """The watch is over, by an error of the server's or because it sent nonsense; `WatchSession.ended` says how to go on."""
 
     error: OmnipamError
@@ -106,15 +100,13 @@ TRANSITIONS: dict[tuple[Phase, Input], Phase] = {  # all that is legal
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(msgspec.Struct, frozen=True):
     """Watch again from this version."""
 
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Relist:
+class Relist(msgspec.Struct, frozen=True):
     """The version is lost: list again, and compare."""
 
 

@@ -255,7 +255,8 @@ def main() -> int:
         "--cluster-cidr", action="append", help="where Nodes get their podCIDRs from; twice for dual stack"
     )
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         with ApiServer(cluster_cidrs=arguments.cluster_cidr or ["10.200.0.0/16"]) as server:
             print(

@@ -395,7 +395,8 @@ def test_without_a_server_tests_are_skipped_loudly_and_in_ci_they_fail(tmp_path:
         assert "1 KUBERNETES TESTS DID NOT RUN" in said
 
 
-def test_the_command_prints_a_kubeconfig_and_ends_all_on_interrupt(server: ApiServer) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_prints_a_kubeconfig_and_ends_all_on_a_signal(server: ApiServer, number: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "tests.kube.apiserver"],
         cwd=ROOT,
@@ -409,7 +410,7 @@ def test_the_command_prints_a_kubeconfig_and_ends_all_on_interrupt(server: ApiSe
         path = Path(export.removeprefix("export KUBECONFIG="))
         with ExternalCluster(path) as cluster:
             assert cluster.admin.get("/version")["gitVersion"] == kubernetes_version()
-        command.send_signal(signal.SIGINT)
+        command.send_signal(number)
         _, errors = command.communicate(timeout=30)
     assert (command.returncode, errors.strip()) == (0, "# ended")
     assert not path.parent.exists()

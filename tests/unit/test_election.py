@@ -232,7 +232,7 @@ def test_never_two_may_start_at_once(
             return
         fate, share = next(fate_of, ("fine", 0.01))
         there = {"slow": 4.0, "very slow": 40.0}.get(fate, 0.2) * share
-        back = 0.2 * share if fate != "slow" else 6 * share
+        back = 20 * share if fate == "slow" else 0.2 * share
         started = one.now(world)
 
         def effect(t: float) -> None:

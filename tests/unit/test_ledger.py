@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -193,7 +196,7 @@ def steps(work: Callable[[], object]) -> int:
     """How many lines of Python `work` runs: a cost that no busy machine changes."""
     count = 0
 
-    def trace(frame: object, event: str, _: object) -> object:
+    def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal count
         count += event == "line"
         return trace
@@ -213,7 +216,7 @@ def test_wide_ranges_cost_what_they_overlap_and_not_their_units() -> None:
     for book in (small, large):
         book.claim("a", book.cidr)
         book.free("a", book.cidr)  # warm
-        costs.append(steps(lambda book=book: (book.claim("a", book.cidr), book.free("a", book.cidr))))
+        costs.append(steps(partial(book.claim, "a", book.cidr)) + steps(partial(book.free, "a", book.cidr)))
     assert large.free_units == 2**128
     assert costs[1] < costs[0] + 400  # a few lines a level; never lines a unit
 
@@ -268,3 +271,21 @@ def test_scattered_claims_in_a_deep_span() -> None:
     for cidr in cidrs:
         assert book.free("a", cidr)
     assert (book.taken, book.free_units) == (0, 2**96)
+    assert book._blocked.pages <= book._blocked._top + 1
+
+
+def test_the_empty_page_that_is_kept_is_dropped_only_while_it_is_empty() -> None:
+    book = Ledger(parse("fd00::/64"), 80)  # 16 pages of 4096
+    first = book.take("a")
+    assert first is not None
+    book.free("a", first)
+    assert book.claim("b", first) == ()
+    for page in range(1, 16):
+        book.cursor = page * 4096
+        block = book.take("a")
+        assert block is not None
+        assert book.free("a", block)
+    book.cursor = 0
+    assert book.would_take() == Cidr(128, first.first + (1 << 48), 80)
+    assert book.free("b", first)
+    assert book._blocked.pages <= 2

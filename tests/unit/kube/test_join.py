@@ -77,11 +77,16 @@ def whole(name: str, *pod_cidrs: str) -> Machine:
 
 
 def started(
-    nodes: list[CiliumNode], machines: list[Any], *, whole: bool = False, owed: frozenset[str] = frozenset()
+    nodes: list[CiliumNode],
+    machines: list[Any],
+    *,
+    whole: bool = False,
+    owed: frozenset[str] = frozenset(),
+    now: float = 0.0,
 ) -> tuple[Following, Told]:
     """Both lists told."""
     told = Told()
-    following = Following(told, owed=owed, reads_machines=whole)
+    following = Following(told, owed=owed, reads_machines=whole, clock=lambda: now)
     following.machine_event(Listed(machines))
     following.machine_event(SYNCED)
     following.node_event(Listed(nodes))
@@ -100,7 +105,7 @@ def test_synced_comes_when_both_lists_are_complete() -> None:
 
 def test_nothing_is_complete_while_the_machines_are_not() -> None:
     told = Told()
-    following = Following(told, owed=frozenset(), reads_machines=False)
+    following = Following(told, owed=frozenset(), reads_machines=False, clock=float)
     following.node_event(Listed([cilium_node("a")]))
     following.node_event(SYNCED)
     assert names(told.take()) == [("a", True)]
@@ -202,10 +207,8 @@ def test_a_relist_says_everything_again_those_without_object_too() -> None:
     assert names(told.take()) == ["listed", ("b", True), ("a", False), "synced"]
 
 
-async def test_a_list_that_began_before_it_was_asked_for_does_not_count() -> None:
-    following, told = started([], [])
-    now = 5.0
-    following._clock = lambda: now
+def test_a_list_that_began_before_it_was_asked_for_does_not_count() -> None:
+    following, told = started([], [], now=5.0)
     told.take()
     following.relist()
     following.machine_event(Synced("2", 6.0))

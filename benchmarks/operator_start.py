@@ -1,0 +1,137 @@
+"""From the operator's process start until the last of N CiliumNodes has its podCIDRs, over as many bare PATCH requests.
+
+When the last was written is told by etcd: its revision is looked at every 20 ms from outside, which the API server does not
+notice, and afterwards each object's resourceVersion says at which revision it was written. The floor is taken right before
+and right after each start, on the same nodes, with the same kind of patch (preconditions included), over 32 connections that
+are already open; in between the nodes are emptied. The ratio is the median of the rounds'.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from .cluster import BenchmarkServer
+from .raw import Done
+from .runs import Operator, RunFailed, operator, raw, say
+from .table import Row
+
+LOOK_S = 0.02
+AFTER_S = 0.5
+"""Between the sides, for the server to finish what it does behind its answers; and after the last, for a second write to show."""
+PATIENCE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A cluster's size with its targets. ratio: over the floor. peak_mb: memory of the operator, MB."""
+
+    nodes: int
+    ratio: float
+    peak_mb: float
+    rounds: int
+
+
+SIZES = (Size(2_000, 1.5, 80.0, 5), Size(5_000, 1.35, 90.0, 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start. seconds: until the last node was served. writes: of CiliumNodes. server_cpu_s: of API server and etcd."""
+
+    seconds: float
+    writes: int
+    peak_mb: float
+    cpu_s: float
+    server_cpu_s: float
+
+
+def rows() -> list[Row]:
+    """The rows of all sizes, each on a server of its own."""
+    return [row for size in SIZES for row in measure(size)]
+
+
+def measure(size: Size) -> list[Row]:
+    """The three rows of one size."""
+    with BenchmarkServer() as server:
+        raw(server, "create", count=size.nodes)
+        time.sleep(AFTER_S)
+        floors = [_floor(server, size, 0)]
+        starts = []
+        for turn in range(1, size.rounds + 1):
+            starts.append(_start(server, size.nodes))
+            raw(server, "clear")
+            time.sleep(AFTER_S)
+            floors.append(_floor(server, size, turn))
+    around = [
+        fmean((before.seconds, after.seconds)) for before, after in zip(floors, floors[1:], strict=False)
+    ]
+    ratios = [start.seconds / floor for start, floor in zip(starts, around, strict=True)]
+    name = f"operator start, {size.nodes:,} nodes"
+    seconds = median(start.seconds for start in starts)
+    writes = max(start.writes for start in starts) / size.nodes
+    return [
+        Row.over(name, seconds, median(around), size.ratio, ratio=median(ratios)),
+        Row.most(f"{name}: writes a node", writes, 1.0),
+        Row.most(f"{name}: peak memory, MB", max(start.peak_mb for start in starts), size.peak_mb),
+    ]
+
+
+def _floor(server: BenchmarkServer, size: Size, turn: int) -> Done:
+    """The floor, and the nodes empty again."""
+    spent = server.cpu_s()
+    floor = raw(server, "grant", turn=turn)
+    spent = server.cpu_s() - spent
+    if floor.requests != size.nodes:
+        raise RunFailed(f"the floor patched {floor.requests} nodes, not {size.nodes}")
+    say(f"floor    {floor.seconds:7.3f} s, client {floor.cpu_s:5.2f} s of CPU, server {spent:5.2f} s")
+    raw(server, "clear")
+    time.sleep(AFTER_S)
+    return floor
+
+
+def _start(server: BenchmarkServer, nodes: int) -> Start:
+    before, spent, first = server.writes(), server.cpu_s(), server.revision()
+    with operator(server) as running:
+        looks = _until_served(server, running, first, nodes)
+        cpu_s, server_cpu_s = running.cpu_s, server.cpu_s() - spent
+        time.sleep(AFTER_S)
+        written, peak_mb = server.writes() - before, running.peak_mb
+    served, last = server.newest()
+    if served != nodes:
+        raise RunFailed(f"{served} of {nodes} nodes were served")
+    seconds = crossed(looks, last) - running.began
+    say(
+        f"operator {seconds:7.3f} s, client {cpu_s:5.2f} s of CPU, server {server_cpu_s:5.2f} s, peak {peak_mb:.1f} MB"
+    )
+    return Start(seconds, written, peak_mb, cpu_s, server_cpu_s)
+
+
+Look = tuple[float, int]
+"""When we looked (perf_counter), and the revision that was seen."""
+
+
+def _until_served(server: BenchmarkServer, running: Operator, first: int, nodes: int) -> list[Look]:
+    """Look at the revision until it has stood still for a while, after at least a write a node."""
+    looks: list[Look] = []
+    end = running.began + PATIENCE_S
+    while True:
+        revision, now = server.revision(), time.perf_counter()
+        if not looks or revision != looks[-1][1]:
+            moved = now
+        looks.append((now, revision))
+        if revision - first >= nodes and now - moved >= AFTER_S:
+            return looks
+        running.check()
+        if now > end:
+            raise RunFailed(f"not all nodes were served within {PATIENCE_S:g} s")
+        time.sleep(LOOK_S)
+
+
+def crossed(looks: list[Look], revision: int) -> float:
+    """When a revision was reached: halfway between the look that did not see it yet and the one that did."""
+    for (earlier, _), (later, seen) in zip(looks, looks[1:], strict=False):
+        if seen >= revision:
+            return fmean((earlier, later))
+    raise RunFailed("the last write came after we looked away")
