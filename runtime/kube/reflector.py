@@ -33,6 +33,8 @@ from .watch import (
     unreadable,
 )
 
+__all__ = ["Away", "Back", "Changed", "Deleted", "Event", "Listed", "Reflector", "Synced", "Unreadable"]
+
 T = TypeVar("T", bound=Object)
 
 PAGE = 500
