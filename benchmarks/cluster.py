@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +14,9 @@ from tests.kube.admin import ApiError
 from tests.kube.apiserver import ApiServer
 
 from omnipam.runtime.kube.meta import Page
+from omnipam.runtime.kube.reflector import PAGE
 
+from .machine import cpu_s
 from .raw import CILIUM_NODES, NODES, Versioned
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,7 @@ RIGHTS = ROOT / "deploy" / "kubernetes" / "rbac.yaml"
 USER = "omnipam-operator"
 LEASE = "omnipam-operator"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
+FIRST_PAGES = tuple(f"{path}?limit={PAGE}" for path in (NODES, CILIUM_NODES))
 WRITES = ("PATCH", "PUT", "POST", "DELETE")
 
 
@@ -72,16 +74,16 @@ class BenchmarkServer(ApiServer):
                 raise
 
     def first_list(self, since: float) -> float:
-        """When the operator's first list of Nodes or CiliumNodes in whole came in, by the audit log; both seconds since 1970."""
+        """When the operator first asked for a page of Nodes or CiliumNodes, by the audit log; both seconds since 1970.
+
+        A list of one object does not count: with that it only asks whether there is such a resource.
+        """
         for event in self.audit():
             came = datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()
-            uri = event["requestURI"]
-            lists = event["verb"] == "list" and uri.startswith((f"{NODES}?limit=", f"{CILIUM_NODES}?limit="))
             if (
                 came >= since
-                and lists
                 and event["user"]["username"] == USER
-                and "limit=1" not in uri.split("&")[0][-8:]
+                and event["requestURI"].startswith(FIRST_PAGES)
             ):
                 return came
         raise LookupError("the audit log shows no list by the operator")
@@ -89,12 +91,6 @@ class BenchmarkServer(ApiServer):
     def cpu_s(self) -> float:
         """User and system time of API server and etcd up to now."""
         return sum(cpu_s(pid) for pid in self.pids.values())
-
-
-def cpu_s(pid: int) -> float:
-    """User and system time of a process up to now."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _collection(manifest: dict[str, object]) -> str:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median
 
 from .cluster import BenchmarkServer
+from .machine import Strangers
 from .raw import Done
-from .runs import Operator, RunFailed, operator, raw, say
+from .runs import Operator, RunFailed, note_of, operator, raw
 from .table import Row
 
 LOOK_S = 0.02
@@ -38,13 +40,11 @@ SIZES = (Size(2_000, 1.5, 80.0, 5), Size(5_000, 1.35, 90.0, 3))
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start. seconds: until the last node was served. writes: of CiliumNodes. server_cpu_s: of API server and etcd."""
+    """One start. seconds: until the last node was served. writes: of CiliumNodes."""
 
     seconds: float
     writes: int
     peak_mb: float
-    cpu_s: float
-    server_cpu_s: float
 
 
 def rows() -> list[Row]:
@@ -64,9 +64,7 @@ def measure(size: Size) -> list[Row]:
             raw(server, "clear")
             time.sleep(AFTER_S)
             floors.append(_floor(server, size, turn))
-    around = [
-        fmean((before.seconds, after.seconds)) for before, after in zip(floors, floors[1:], strict=False)
-    ]
+    around = [fmean((before.seconds, after.seconds)) for before, after in pairwise(floors)]
     ratios = [start.seconds / floor for start, floor in zip(starts, around, strict=True)]
     name = f"operator start, {size.nodes:,} nodes"
     seconds = median(start.seconds for start in starts)
@@ -80,32 +78,30 @@ def measure(size: Size) -> list[Row]:
 
 def _floor(server: BenchmarkServer, size: Size, turn: int) -> Done:
     """The floor, and the nodes empty again."""
-    spent = server.cpu_s()
+    strangers, spent = Strangers(), server.cpu_s()
     floor = raw(server, "grant", turn=turn)
     spent = server.cpu_s() - spent
     if floor.requests != size.nodes:
         raise RunFailed(f"the floor patched {floor.requests} nodes, not {size.nodes}")
-    say(f"floor    {floor.seconds:7.3f} s, client {floor.cpu_s:5.2f} s of CPU, server {spent:5.2f} s")
+    note_of("floor", floor.seconds, floor.cpu_s, spent, strangers.share(spent))
     raw(server, "clear")
     time.sleep(AFTER_S)
     return floor
 
 
 def _start(server: BenchmarkServer, nodes: int) -> Start:
-    before, spent, first = server.writes(), server.cpu_s(), server.revision()
+    before, first, strangers, spent = server.writes(), server.revision(), Strangers(), server.cpu_s()
     with operator(server) as running:
         looks = _until_served(server, running, first, nodes)
-        cpu_s, server_cpu_s = running.cpu_s, server.cpu_s() - spent
-        time.sleep(AFTER_S)
-        written, peak_mb = server.writes() - before, running.peak_mb
+        cpu_s, spent = running.cpu_s, server.cpu_s() - spent
+        others = strangers.share(cpu_s + spent)
+        writes, peak_mb = server.writes() - before, running.peak_mb
     served, last = server.newest()
     if served != nodes:
         raise RunFailed(f"{served} of {nodes} nodes were served")
     seconds = crossed(looks, last) - running.began
-    say(
-        f"operator {seconds:7.3f} s, client {cpu_s:5.2f} s of CPU, server {server_cpu_s:5.2f} s, peak {peak_mb:.1f} MB"
-    )
-    return Start(seconds, written, peak_mb, cpu_s, server_cpu_s)
+    note_of("operator", seconds, cpu_s, spent, others)
+    return Start(seconds, writes, peak_mb)
 
 
 Look = tuple[float, int]
@@ -131,7 +127,7 @@ def _until_served(server: BenchmarkServer, running: Operator, first: int, nodes:
 
 def crossed(looks: list[Look], revision: int) -> float:
     """When a revision was reached: halfway between the look that did not see it yet and the one that did."""
-    for (earlier, _), (later, seen) in zip(looks, looks[1:], strict=False):
+    for (earlier, _), (later, seen) in pairwise(looks):
         if seen >= revision:
             return fmean((earlier, later))
     raise RunFailed("the last write came after we looked away")

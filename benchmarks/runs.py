@@ -14,12 +14,15 @@ from pathlib import Path
 import msgspec
 from tests.kube.ports import free_port
 
-from .cluster import LEASE, ROOT, USER, BenchmarkServer, cpu_s
+from .cluster import LEASE, ROOT, USER, BenchmarkServer
+from .machine import cpu_s
 from .raw import Done, Job, Task
 
 RAW_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 15.0
 MB = 1_000_000
+QUIET = 0.1
+"""Of the machine's time may go to strangers before a run is doubted."""
 
 
 class RunFailed(Exception):
@@ -34,7 +37,12 @@ def raw(server: BenchmarkServer, task: Task, *, count: int = 0, turn: int = 0) -
     command = [sys.executable, "-m", "benchmarks.raw"]
     try:
         child = subprocess.run(
-            command, input=msgspec.json.encode(job), capture_output=True, cwd=ROOT, timeout=RAW_TIMEOUT_S
+            command,
+            check=False,
+            input=msgspec.json.encode(job),
+            capture_output=True,
+            cwd=ROOT,
+            timeout=RAW_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
         raise RunFailed(f"the raw client's {task} took more than {RAW_TIMEOUT_S:g} s") from None
@@ -117,9 +125,14 @@ def operator(server: BenchmarkServer) -> Iterator[Operator]:
         running.kill()
 
 
-def say(text: str) -> None:
-    """A note for a reader, beside the table."""
-    print(f"#   {text}", file=sys.stderr, flush=True)
+def note_of(side: str, seconds: float, cpu_s: float, server_cpu_s: float, strangers: float) -> None:
+    """Say for a reader, beside the table, where the time went. strangers: share of the machine that others took, 0 to 1."""
+    doubt = f"; OTHERS TOOK {strangers:.0%} OF THE MACHINE" if strangers > QUIET else ""
+    print(
+        f"#   {side:8} {seconds:7.3f} s; CPU: client {cpu_s:.2f} s, server {server_cpu_s:.2f} s{doubt}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _last_line(text: str) -> str:

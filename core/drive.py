@@ -42,7 +42,7 @@ class Publish(msgspec.Struct, frozen=True):
 
 
 class _HeldBack(msgspec.Struct):
-    """What was seen of a node while its publish or read ran: the last state (None: gone, of `uid`), and every version."""
+    """What was seen of a node and not passed on: the last state (None: gone, of `uid`), and every version."""
 
     last: Node | None
     uid: str
@@ -70,6 +70,10 @@ class Drive:
         self.allocator = allocator
         self.attempts: dict[str, int] = {}
         """Failed tries in a row, by node."""
+        self.asked = 0
+        """How often a node asked to be written, for the metric."""
+        self.mute: list[str] = []
+        """Nodes whose grant cannot be written: no object, or ignored. For the driver to look at, and to empty."""
         self._queue: deque[str] = deque()
         self._queued: set[str] = set()
         self._running: set[str] = set()
@@ -137,6 +141,7 @@ class Drive:
             if plan.actions:
                 made.append(plan)
         for name in allocator.stale():
+            self.asked += 1
             self._enqueue(name)
         later = self._later
         while later and later[0][0] <= now:
@@ -167,7 +172,10 @@ class Drive:
             if name in self._running or name in self._reading:
                 continue  # queued again when that ends
             node = allocator.node(name)
-            if node is None or not node.present or node.ignored:
+            if node is None:
+                continue
+            if not node.present or node.ignored:
+                self.mute.append(name)
                 continue
             grant = allocator.grant(name)
             if grant.shown_by(node.holds):
@@ -252,6 +260,7 @@ class Drive:
             if ended is not None and ended == node.uid:
                 return  # a state from before its end, which we know of already
             if ended is not None or self._expected.get(name, node.version) != node.version:
+                self._hold_back(name, node, "", node.version)
                 self._doubt(name, now)
                 return
         self._caught_up(name)
@@ -316,6 +325,7 @@ class Drive:
             self._see(held_back.last, now)
 
     def _caught_up(self, name: str) -> None:
+        self._held_back.pop(name, None)
         self._expected.pop(name, None)
         self._ended.pop(name, None)
         self._doubted.discard(name)

@@ -14,7 +14,8 @@ class Together:
     """Use as `async with Together() as together`. On leaving, whatever still runs is cancelled and waited for."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -27,26 +28,28 @@ class Together:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begins work beside the others."""
+        """Begins work beside the others; also from within one of them."""
         task = asyncio.ensure_future(work)
-        self._tasks.add(task)
+        self._tasks.append(task)
+        task.add_done_callback(lambda _: self._ended.set())
         return task
 
     async def until(self, task: asyncio.Task[T]) -> T:
         """Its result; or the first error of any."""
-        await self._wait({task})
+        while not self._check(task):
+            await self._ended.wait()
         return task.result()
 
     async def first_error(self) -> None:
         """Waits until one of them raises, and raises that. Returns when all have ended well."""
-        await self._wait(set())
+        while not self._check(None):
+            await self._ended.wait()
 
-    async def _wait(self, wanted: set[asyncio.Task[T]]) -> None:
-        while True:
-            ended = [task for task in self._tasks if task.done()]
-            for task in ended:
+    def _check(self, wanted: asyncio.Task[Any] | None) -> bool:
+        """Whether `wanted`, or all, have ended. Raises the error of any that has."""
+        self._ended.clear()
+        for task in self._tasks:
+            if task.done():
                 task.result()
-            pending = self._tasks - set(ended)
-            if not pending or (wanted and wanted <= set(ended)):
-                return
-            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        self._tasks = [task for task in self._tasks if not task.done()]
+        return wanted.done() if wanted is not None else not self._tasks

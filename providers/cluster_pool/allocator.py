@@ -89,6 +89,9 @@ class ClusterPool:
             if not node.present:
                 if before.present:
                     claims.vanish(record, now)
+                if not record.blocks:
+                    self.gone(node.name, now)  # nothing of it is left
+                    return
                 record.node = msgspec.structs.replace(
                     before, present=False, holds=NOTHING_HELD, version="", uid=""
                 )
@@ -124,7 +127,7 @@ class ClusterPool:
             return []
         for cidr in self._claims.quarantine.expired(now):
             self._space.let_go(cidr)
-            self._due.update(self._waiting.served(self._space.free_blocks))
+        self._due.update(self._waiting.served(self._space.free_blocks))
         due, self._due = self._due, set()
         records = self._records
         return sorted(due, key=lambda name: (records[name].node.created, name))

@@ -217,9 +217,11 @@ async def _answered(
     while True:
         try:
             await api.get("/apis/cilium.io/v2/ciliumnodes", "limit=1")
-        except NotFound:
+        except NotFound as exc:
             if clock() > deadline:
-                raise
+                raise Unavailable(
+                    f"CiliumNodes are defined, and the server does not answer for them ({exc})"
+                ) from exc
             await sleep(POLL_S)
         else:
             return

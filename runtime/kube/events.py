@@ -1,7 +1,7 @@
 """Failures as Kubernetes Events on the CiliumNode, one object a node and reason, few and slowly.
 
-CiliumNodes live in no namespace, so their Events live in `default` (the API server insists). Best effort: what cannot be
-written is counted, and the count goes out with the next one.
+CiliumNodes live in no namespace, so their Events live in `default` (the API server insists); what concerns the configuration
+is said of Cilium's ConfigMap, beside it. Best effort: what cannot be written is counted, and the count goes out with the next.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import msgspec
 
 from omnipam.core.errors import Conflict, Denied, NotFound, OmnipamError
 from omnipam.core.values import Node, Problem
+from omnipam.runtime.election import LostLease
 
 from .rest import Api
 
-COLLECTION = "/api/v1/namespaces/default/events"
+CONFIG_MAP = "cilium-config"
 COMPONENT = "omnipam-operator"
 LONGEST_MESSAGE = 1024  # bytes: the limit of events.k8s.io
 LONGEST_NAME = 253
@@ -31,6 +32,8 @@ class _Series(msgspec.Struct):
     """One node's failures for one reason."""
 
     name: str
+    about: dict[str, str]
+    namespace: str
     count: int = 0
     first_s: float = 0.0
     written: bool = False
@@ -39,16 +42,18 @@ class _Series(msgspec.Struct):
 
 
 class Recorder:
-    """Writes Events. clock: monotonic seconds; wall: seconds since 1970, for the times that people read."""
+    """Writes Events. namespace: of Cilium's ConfigMap. clock: monotonic seconds; wall: since 1970, for people to read."""
 
-    def __init__(self, api: Api, *, clock: Callable[[], float], wall: Callable[[], float]) -> None:
-        self._api, self._clock, self._wall = api, clock, wall
+    def __init__(
+        self, api: Api, *, namespace: str, clock: Callable[[], float], wall: Callable[[], float]
+    ) -> None:
+        self._api, self._namespace, self._clock, self._wall = api, namespace, clock, wall
         self._series: OrderedDict[tuple[str, str], _Series] = OrderedDict()
         self._born = f"{int(wall() * 1000):x}"  # so that names of two lives of an operator differ
         self._tokens, self._filled_s = float(BURST), clock()
 
-    async def report(self, node: Node, problem: Problem) -> None:
-        """Show a failure. Raises Denied where we lack the right; everything else is swallowed and counted."""
+    async def report(self, node: Node | None, problem: Problem) -> None:
+        """Show a failure of a node, or (None) of the configuration. Raises Denied where we lack the right, and LostLease; all else is swallowed and counted."""
         now = self._clock()
         series = self._find(node, problem)
         series.count += 1
@@ -58,25 +63,34 @@ class Recorder:
         if not self._take(now):
             return
         try:
-            await self._write(series, node, problem, message)
-        except Denied:
+            await self._write(series, problem.reason, message)
+        except (Denied, LostLease):
             raise
         except OmnipamError:
             return
         series.written, series.message, series.again_s = True, message, now + QUIET_S
 
-    def _find(self, node: Node, problem: Problem) -> _Series:
-        key = (node.uid or node.name, problem.reason)
+    def _find(self, node: Node | None, problem: Problem) -> _Series:
+        key = (node.uid or node.name if node is not None else "", problem.reason)
         series = self._series.get(key)
         if series is None:
             digest = hashlib.blake2b("\n".join(key).encode(), digest_size=6).hexdigest()
             suffix = f".{digest}.{self._born}"
-            prefix = node.name[: LONGEST_NAME - len(suffix)].rstrip(".-")
-            series = self._series[key] = _Series(prefix + suffix, first_s=self._wall())
+            about, namespace = self._about(node)
+            prefix = about["name"][: LONGEST_NAME - len(suffix)].rstrip(".-")
+            series = self._series[key] = _Series(prefix + suffix, about, namespace, first_s=self._wall())
             if len(self._series) > SERIES:
                 self._series.popitem(last=False)
         self._series.move_to_end(key)
         return series
+
+    def _about(self, node: Node | None) -> tuple[dict[str, str], str]:
+        """The object that an Event is about, and the namespace where it lives."""
+        if node is not None:
+            about = {"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "name": node.name, "uid": node.uid}
+            return about, "default"
+        about = {"apiVersion": "v1", "kind": "ConfigMap", "namespace": self._namespace, "name": CONFIG_MAP}
+        return about, self._namespace
 
     def _take(self, now: float) -> bool:
         self._tokens = min(float(BURST), self._tokens + (now - self._filled_s) * PER_SECOND)
@@ -86,33 +100,32 @@ class Recorder:
         self._tokens -= 1.0
         return True
 
-    async def _write(self, series: _Series, node: Node, problem: Problem, message: str) -> None:
-        last = stamp(self._wall())
-        changes = {"count": series.count, "lastTimestamp": last, "message": message}
+    async def _write(self, series: _Series, reason: str, message: str) -> None:
+        collection = f"/api/v1/namespaces/{series.namespace}/events"
+        changes = {"count": series.count, "lastTimestamp": stamp(self._wall()), "message": message}
         if series.written:
             try:
-                await self._api.merge_patch(f"{COLLECTION}/{series.name}", msgspec.json.encode(changes))
+                await self._api.merge_patch(f"{collection}/{series.name}", msgspec.json.encode(changes))
             except NotFound:
                 pass  # the server forgets Events after an hour
             else:
                 return
-        about = {"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "name": node.name, "uid": node.uid}
         event = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": series.name, "namespace": "default"},
-            "involvedObject": about,
+            "metadata": {"name": series.name, "namespace": series.namespace},
+            "involvedObject": series.about,
             "type": "Warning",
-            "reason": problem.reason,
+            "reason": reason,
             "source": {"component": COMPONENT},
             "reportingComponent": COMPONENT,
             "firstTimestamp": stamp(series.first_s),
             **changes,
         }
         try:
-            await self._api.create(COLLECTION, msgspec.json.encode(event))
+            await self._api.create(collection, msgspec.json.encode(event))
         except Conflict:  # an answer was lost, and the Event is there
-            await self._api.merge_patch(f"{COLLECTION}/{series.name}", msgspec.json.encode(changes))
+            await self._api.merge_patch(f"{collection}/{series.name}", msgspec.json.encode(changes))
 
 
 def cut(message: str) -> str:

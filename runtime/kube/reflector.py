@@ -157,7 +157,7 @@ class Reflector(Generic[T]):
                 version = page.metadata.resource_version
                 self._tell_page(page, seen)
                 await asyncio.sleep(0)  # rule 8: the Lease renews between two pages
-        for key in self._known.keys() - seen:
+        for key in sorted(self._known.keys() - seen):
             self._sink(Deleted(*key, self._known.pop(key)))
         self._session.listed(version)
         self._sink(Synced(version, begun))

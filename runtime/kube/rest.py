@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from omnipam.core.errors import Invalid, OmnipamError, OutcomeUnknown, Unavailable
+from omnipam.core.errors import OmnipamError, OutcomeUnknown, Unavailable
 
 from . import credentials
 from .config import Cluster
@@ -28,6 +28,7 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON = "application/json"
 METADATA_OBJECT = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
 METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
+RENEW_AGAIN_S = 5.0  # a failing plugin is not started by every request
 CONNECT_SHARE = 0.8  # of a request's time is for connecting: what ends there was surely not sent
 
 
@@ -100,6 +101,9 @@ class Api:
         self._mutations = TokenBucket(qps, burst, clock=self._now) if qps > 0 else None
         self._credential = await credentials.obtain(self.cluster.auth, clock=self._now, wall=self._wall)
         self._until = self._credential.until_s or float("inf")
+        self._failed: tuple[float, OmnipamError] | None = (
+            None  # until when renewing is not tried again, and why
+        )
         self._retired: list[aiohttp.ClientSession] = []
         self._session = self._open()
         return self
@@ -245,10 +249,13 @@ class Api:
         async with self._renewing:
             if self._credential is not used:
                 return
+            if self._failed is not None and self._now() < self._failed[0]:
+                raise self._failed[1]
             try:
                 fresh = await credentials.obtain(self.cluster.auth, clock=self._now, wall=self._wall)
-            except Invalid:
+            except OmnipamError as exc:
                 if rejected or self.cluster.auth.exec is not None:
+                    self._failed = (self._now() + RENEW_AGAIN_S, exc)
                     raise
                 self._until = (
                     self._now() + credentials.REREAD_S
@@ -315,7 +322,7 @@ class Api:
                 why = one_line(str(exc.certificate_error))
                 return Unavailable(
                     f"API server {server}: its certificate is not accepted ({why});"
-                    f" check certificate-authority in {self.cluster.source}"
+                    f" check certificate-authority and tls-server-name in {self.cluster.source}"
                 )
             case aiohttp.ClientConnectorError():
                 why = one_line(exc.os_error.strerror or str(exc.os_error))

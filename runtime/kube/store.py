@@ -17,6 +17,7 @@ from omnipam.core.errors import (
     Unavailable,
 )
 from omnipam.core.values import Finding, Kept, Node, PoolSpec, Problem
+from omnipam.runtime.election import LostLease
 from omnipam.runtime.garbage import Orphan
 from omnipam.runtime.store import Sink
 
@@ -39,7 +40,7 @@ class KubernetesStore:
     """One cluster. The caller enters `api` before `open` and leaves it after `close`.
 
     reads_machines: the mode needs Nodes whole (`Provider.reads_machines`); else only their names are asked for.
-    namespace: where what is kept goes. create_definitions: not with `skip-crd-creation`.
+    namespace: where what is kept goes, and Cilium's ConfigMap is. create_definitions: not with `skip-crd-creation`.
     clock: monotonic seconds, the loop's; wall: seconds since 1970.
     """
 
@@ -56,7 +57,7 @@ class KubernetesStore:
         self._api, self._clock = api, clock
         self._reads_machines, self._create_definitions = reads_machines, create_definitions
         self._keeping = Keeping(api, namespace)
-        self._recorder = Recorder(api, clock=clock, wall=wall)
+        self._recorder = Recorder(api, namespace=namespace, clock=clock, wall=wall)
         self._served = Served()
         self._findings: list[Finding] = []
         self._following: Following | None = None
@@ -90,7 +91,7 @@ class KubernetesStore:
             self._following.relist()
 
     async def publish(self, publish: Publish) -> allocator.Published:
-        """Write what differs: the blocks into `spec`, then the error into the status subresource."""
+        """Write what differs: the blocks into `spec`, then the error into the status subresource. Raises LostLease only."""
         node, grant = publish.node, publish.grant
         if not node.version:
             return allocator.Conflict()  # an empty version is no condition at all to the server: read first
@@ -109,6 +110,8 @@ class KubernetesStore:
             return allocator.Gone()
         except OutcomeUnknown as exc:
             return allocator.Unknown(str(exc))
+        except LostLease:
+            raise
         except OmnipamError as exc:
             # After the first half "nothing was written" would be a lie: a read decides.
             return allocator.Unknown(str(exc)) if wrote else allocator.Denied(exc.reason, str(exc))
@@ -179,7 +182,7 @@ class KubernetesStore:
     async def record(self, mode: str, pools: Sequence[PoolSpec]) -> None:
         """Nothing: on Kubernetes, commands read Cilium's ConfigMap."""
 
-    async def report(self, node: Node, problem: Problem) -> None:
+    async def report(self, node: Node | None, problem: Problem) -> None:
         """Show a failure as an Event; quietly given up where that is not allowed (said once)."""
         if self._events_denied:
             return
@@ -188,9 +191,7 @@ class KubernetesStore:
         except Denied as exc:
             self._events_denied = True
             text = f"Events cannot be written: {exc}"
-            self._say(
-                [Finding("EventsDenied", ("Event",), text, "grant create and patch on events in default")]
-            )
+            self._say([Finding("EventsDenied", ("Event",), text, "grant create and patch on events there")])
 
     async def _patch(self, path: str, patch: bytes) -> str:
         body = await self._api.request("PATCH", path, body=patch, content_type=MERGE_PATCH)

@@ -26,6 +26,7 @@ class Feed:
     """The operator's `Sink`.
 
     restored: called with all nodes once the first list after `lead` is complete. changed: something may now be due.
+    gone: so is a node, by its name.
     """
 
     def __init__(
@@ -35,14 +36,17 @@ class Feed:
         metrics: Metrics,
         log: structlog.typing.FilteringBoundLogger,
         changed: Callable[[], None],
+        gone: Callable[[str], None],
     ) -> None:
         self.phase = Phase.STANDBY
         self.ready = False
-        self._clock, self._metrics, self._log, self._changed = clock, metrics, log, changed
+        self._clock, self._metrics, self._log = clock, metrics, log
+        self._changed, self._gone = changed, gone
         self._drive: Drive | None = None
         self._restored: Callable[[list[Node]], None] = lambda nodes: None
         self._nodes: dict[str, Node] = {}
-        self._said: set[Finding] = set()
+        self.findings: set[Finding] = set()
+        """What the store has found of itself."""
 
     def lead(self, drive: Drive, restored: Callable[[list[Node]], None]) -> None:
         """From now on we lead. Ask the store for a new list right after."""
@@ -67,7 +71,7 @@ class Feed:
     def gone(self, name: str, uid: str) -> None:
         if self.phase is Phase.LIVE and self._drive is not None:
             self._drive.gone(name, uid, self._clock())
-            self._changed()
+            self._gone(name)
         elif self.phase is Phase.LISTING:
             self._nodes.pop(name, None)
 
@@ -84,6 +88,8 @@ class Feed:
         return self.phase is Phase.LIVE and self._drive is not None and self._drive.expects(name, version)
 
     def away(self, reason: str) -> None:
+        if self._metrics.away:
+            return
         self._metrics.away = True
         self._log.warning("the store cannot be reached; trying on", reason=reason)
 
@@ -92,6 +98,6 @@ class Feed:
         self._log.info("the store can be reached again")
 
     def finding(self, finding: Finding) -> None:
-        if finding not in self._said:
-            self._said.add(finding)
+        if finding not in self.findings:
+            self.findings.add(finding)
             self._log.warning(str(finding), reason=finding.reason, objects=list(finding.objects))

@@ -16,8 +16,9 @@ from omnipam.core.values import Kept
 from ..election import LostLease
 from ..metrics import Metrics
 from ..store import Store
+from .telling import Telling
 
-KEEP_RETRY_S = 1.0
+KEEP_RETRY_S = (1.0, 60.0)
 
 
 class Turns:
@@ -41,11 +42,20 @@ class Turns:
         self._readers: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._kept: tuple[Kept, ...] = ()
+        self._keep_delay = KEEP_RETRY_S[0]
+        self._telling = Telling(store, metrics, log)
+        self._asked = 0
+        self._refused: set[str] = set()
         self._stopping = False
         self._broken: BaseException | None = None
 
     def changed(self) -> None:
         """Something may be due: the next turn begins as soon as the loop gets to it, once for all that changed."""
+        self._event.set()
+
+    def gone(self, name: str) -> None:
+        """A node is no more."""
+        self._telling.forget(name)
         self._event.set()
 
     def restored(self, kept: tuple[Kept, ...]) -> None:
@@ -61,7 +71,11 @@ class Turns:
             plans = drive.plan(now)
             if plans:
                 self._planned(plans)
+            if drive.asked > self._asked:
+                self._metrics.sync.request(now, drive.asked - self._asked)
+                self._asked = drive.asked
             self._fill()
+            self._tell_mute()
             self._keep()
             if self._broken is not None:
                 raise self._broken
@@ -126,31 +140,33 @@ class Turns:
             if not isinstance(outcome, Version):
                 self._not_written(publish, outcome)
                 self._event.set()
-            elif publish.grant.problems or publish.node.holds.error:
-                await self._problems(publish)
+            else:
+                if self._refused:
+                    self._refused.clear()
+                node, grant = publish.node, publish.grant
+                if self._telling.concerns(node, grant) and (news := self._telling.news(node, grant)):
+                    await self._telling.report(node, news)
             publish = None if self._stopping else drive.next_publish()
 
     def _not_written(self, publish: Publish, outcome: Published) -> None:
+        """Says so. Of refusals for one reason only the first, until something can be written: a missing right hits all nodes."""
         text = getattr(outcome, "text", "")
-        line = self._log.warning if isinstance(outcome, Denied) else self._log.debug
+        line = self._log.debug
+        if isinstance(outcome, Denied) and outcome.reason not in self._refused:
+            self._refused.add(outcome.reason)
+            line = self._log.warning
         line("grant not written", node=publish.node.name, outcome=type(outcome).__name__, why=text)
 
-    async def _problems(self, publish: Publish) -> None:
-        """Says what is unmet, and when it is over, where a person looks."""
-        node, grant = publish.node, publish.grant
-        if grant.error == node.holds.error:
-            return
-        if not grant.problems:
-            self._log.info("recovered", node=node.name, was=node.holds.error)
-        for problem in grant.problems:
-            self._metrics.problems[problem.reason] += 1
-            self._log.warning("unmet demand", node=node.name, reason=problem.reason, text=str(problem))
-            try:
-                await self._store.report(node, problem)
-            except LostLease:
-                raise
-            except OmnipamError as error:
-                self._log.debug("not reported", node=node.name, why=str(error))
+    def _tell_mute(self) -> None:
+        """Nodes that nothing can be written on have problems, too."""
+        allocator, mute = self._drive.allocator, self._drive.mute
+        while mute and not self._stopping:
+            node = allocator.node(mute[-1])
+            if node is not None:
+                grant = allocator.grant(node.name)
+                if self._telling.concerns(node, grant) and (news := self._telling.news(node, grant)):
+                    self._start(self._telling.report(node, news), self._readers)
+            mute.pop()
 
     async def _read(self, name: str) -> None:
         try:
@@ -174,12 +190,17 @@ class Turns:
     async def _write_kept(self, kept: tuple[Kept, ...]) -> None:
         try:
             await self._store.keep(kept)
-            self._kept = kept
+            self._kept, self._keep_delay = kept, KEEP_RETRY_S[0]
         except LostLease as error:
             self._broken = error
         except OmnipamError as error:
-            self._log.warning("what is in quarantine could not be written; trying on", why=str(error))
-            await asyncio.sleep(KEEP_RETRY_S)
+            self._log.warning(
+                "what is kept from being granted could not be written; trying on",
+                why=str(error),
+                again_in_s=self._keep_delay,
+            )
+            await asyncio.sleep(self._keep_delay)
+            self._keep_delay = min(KEEP_RETRY_S[1], 2 * self._keep_delay)
         finally:
             self._keeper = None
             self._event.set()

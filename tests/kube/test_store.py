@@ -460,6 +460,15 @@ async def test_failures_are_one_event_a_node_and_reason_with_a_count(kube: Clust
     assert len(long["message"].encode()) <= 1024
 
 
+async def test_what_concerns_the_configuration_is_said_of_ciliums_config_map(kube: Cluster) -> None:
+    async with storing(kube) as store:
+        await store.report(None, Problem("ConfigurationRefused", "the pool is empty"))
+    events = kube.admin.get("/api/v1/namespaces/kube-system/events")["items"]
+    (event,) = [each for each in events if each["reason"] == "ConfigurationRefused"]
+    about = event["involvedObject"]
+    assert (about["kind"], about["namespace"], about["name"]) == ("ConfigMap", "kube-system", "cilium-config")
+
+
 async def test_a_storm_of_failures_is_a_trickle_of_requests(kube: Cluster) -> None:
     now = 0.0
     async with storing(kube, clock=lambda: now) as store:

@@ -95,7 +95,7 @@ def test_the_default_store_is_the_users(console: Console, tmp_path: Path) -> Non
         (["a", "--address", "10.0.0.0/24"], "10.0.0.0/24"),
         (["a", "--address", "300.1.1.1"], "300.1.1.1"),
         (["a", "--wait", "5"], "no unit"),
-        (["a", "--wait", "-5s"], "negative"),
+        (["a", "--wait=-5s"], "negative"),
         (["a", "--pre-allocate", "8"], "--pre-allocate 8"),
         (["a", "--instance-id", "x\ny"], "cannot be printed"),
     ],

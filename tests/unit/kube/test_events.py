@@ -44,7 +44,7 @@ async def test_names_are_names_whatever_the_nodes(length: int) -> None:
         return web.json_response({}, status=201)
 
     async with serving(answer) as wire, wire.api() as api:
-        recorder = Recorder(api, clock=Clock(), wall=Clock())
+        recorder = Recorder(api, namespace="kube-system", clock=Clock(), wall=Clock())
         await recorder.report(Node(("a." * 200)[: length - 1] + "b"), FULL)
         name = json.loads(wire.seen[0].body)["metadata"]["name"]
     assert len(name) <= 253
@@ -59,7 +59,7 @@ async def test_what_was_not_written_is_counted_with_the_next() -> None:
 
     clock = Clock()
     async with serving(answer) as wire, wire.api() as api:
-        recorder = Recorder(api, clock=clock, wall=Clock())
+        recorder = Recorder(api, namespace="kube-system", clock=clock, wall=Clock())
         await recorder.report(Node("a", uid="u"), FULL)  # lost
         await recorder.report(Node("a", uid="u"), FULL)
         await recorder.report(Node("a", uid="u"), FULL)  # says the same: only counted
@@ -81,7 +81,7 @@ async def test_an_event_whose_answer_was_lost_is_found_and_patched() -> None:
         return web.json_response(body, status=code)
 
     async with serving(answer) as wire, wire.api() as api:
-        recorder = Recorder(api, clock=Clock(), wall=Clock())
+        recorder = Recorder(api, namespace="kube-system", clock=Clock(), wall=Clock())
         await recorder.report(Node("a", uid="u"), FULL)
         await recorder.report(Node("a", uid="u"), FULL)
     assert [seen.method for seen in wire.seen] == ["POST", "POST", "PATCH"]
@@ -93,7 +93,7 @@ async def test_another_message_is_written_at_once() -> None:
         return web.json_response({})
 
     async with serving(answer) as wire, wire.api() as api:
-        recorder = Recorder(api, clock=Clock(), wall=Clock())
+        recorder = Recorder(api, namespace="kube-system", clock=Clock(), wall=Clock())
         await recorder.report(Node("a"), FULL)
         await recorder.report(Node("a"), Problem("PoolExhausted", "allocator full", "add a CIDR"))
     assert [seen.method for seen in wire.seen] == ["POST", "PATCH"]
@@ -106,4 +106,4 @@ async def test_a_missing_right_is_said() -> None:
 
     async with serving(answer) as wire, wire.api() as api:
         with pytest.raises(Denied):
-            await Recorder(api, clock=Clock(), wall=Clock()).report(Node("a"), FULL)
+            await Recorder(api, namespace="kube-system", clock=Clock(), wall=Clock()).report(Node("a"), FULL)

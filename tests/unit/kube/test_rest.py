@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 
 import pytest
 from aiohttp import web
@@ -19,7 +20,7 @@ from omnipam.core.errors import (
     Throttled,
     Unavailable,
 )
-from omnipam.runtime.kube.config import Auth, Cluster
+from omnipam.runtime.kube.config import Auth, Cluster, Exec
 from omnipam.runtime.kube.errors import AlreadyExists, Expired
 from omnipam.runtime.kube.rest import Api, Method, TokenBucket
 
@@ -190,6 +191,34 @@ async def test_a_401_that_stays_is_denied_after_two_tries() -> None:
         with pytest.raises(Denied, match="renew them"):
             await api.get(PATH)
         assert len(wire.seen) == 2
+
+
+async def test_a_plugin_that_fails_is_not_started_by_every_request(tmp_path) -> None:
+    runs, code = tmp_path / "runs", tmp_path / "plugin.py"
+    code.write_text(
+        f"import sys; runs = open({str(runs)!r}, 'a+'); runs.seek(0); first = not runs.read(); runs.write('x')\n"
+        'first or sys.exit("log in")\n'
+        'print(\'{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","status":{"token":"t"}}\')'
+    )
+    plugin = Exec(
+        api_version="client.authentication.k8s.io/v1",
+        command=sys.executable,
+        args=(str(code),),
+        env=(),
+        install_hint="",
+    )
+    now = 0.0
+    async with (
+        serving(says(401)) as wire,
+        wire.api(cluster=wire.cluster(Auth(exec=plugin)), clock=lambda: now) as api,
+    ):
+        results = await asyncio.gather(*(api.get(PATH) for _ in range(10)), return_exceptions=True)
+        assert {str(result) for result in results} == {f"credential plugin {sys.executable}: exit 1: log in"}
+        assert runs.read_text() == "xx"  # once for the start, once for all ten
+        now += 6
+        with pytest.raises(Denied):
+            await api.get(PATH)
+        assert runs.read_text() == "xxx"
 
 
 async def test_a_token_file_is_read_again_after_a_minute(tmp_path) -> None:

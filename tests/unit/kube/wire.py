@@ -29,7 +29,7 @@ class Seen:
 
 @dataclass
 class Wire:
-    """Answers with `answer`; remembers what came in. `begun` counts requests, `arrived` is set by each."""
+    """Answers with `answer`; remembers what came in; `arrived` is set by each request."""
 
     answer: Answer
     seen: list[Seen] = field(default_factory=list)

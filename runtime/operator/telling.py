@@ -1,0 +1,61 @@
+"""What is unmet, said once where a person looks: log, metric, and the store's events."""
+
+from __future__ import annotations
+
+import structlog
+
+from omnipam.core.errors import OmnipamError
+from omnipam.core.values import Grant, Node, Problem
+
+from ..election import LostLease
+from ..metrics import Metrics
+from ..store import Store
+
+
+class Telling:
+    """Remembers what was said of each node that has problems, so that each is said once until it is over."""
+
+    def __init__(
+        self, store: Store, metrics: Metrics, log: structlog.typing.FilteringBoundLogger
+    ) -> None:
+        self._store, self._metrics, self._log = store, metrics, log
+        self._told: dict[str, tuple[Problem, ...]] = {}
+
+    def concerns(self, node: Node, grant: Grant) -> bool:
+        """Whether there may be anything to say; cheap, for the nodes that want for nothing."""
+        return bool(grant.problems or node.holds.error or node.name in self._told)
+
+    def news(self, node: Node, grant: Grant) -> list[Problem]:
+        """Logs and counts what is new about a node, or that it is over. Answers what is to be reported."""
+        before = self._told.get(node.name)
+        if before is None:
+            if grant.error == node.holds.error:
+                return []  # whoever wrote it has said so
+            before = ()
+        elif before == grant.problems:
+            return []
+        if not grant.problems:
+            self.forget(node.name)
+            was = node.holds.error or "; ".join(map(str, before))
+            self._log.info("recovered", node=node.name, was=was)
+            return []
+        self._told[node.name] = grant.problems
+        new = [problem for problem in grant.problems if problem not in before]
+        for problem in new:
+            self._metrics.problems[problem.reason] += 1
+            self._log.warning("unmet demand", node=node.name, reason=problem.reason, text=str(problem))
+        return new
+
+    async def report(self, node: Node, problems: list[Problem]) -> None:
+        """Shows them in the store. Raises LostLease; all else is logged."""
+        for problem in problems:
+            try:
+                await self._store.report(node, problem)
+            except LostLease:
+                raise
+            except OmnipamError as error:
+                self._log.debug("not reported", node=node.name, why=str(error))
+
+    def forget(self, name: str) -> None:
+        """The node is no more."""
+        self._told.pop(name, None)
