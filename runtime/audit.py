@@ -287,7 +287,8 @@ def _takeover(snapshot: Snapshot, spec: PoolSpec, index: Overlaps, now: float) -
             "blocks are in quarantine, which Cilium's operator does not know: it may grant them at once",
             f"wait {max(kept.until for kept in waiting) - now:.0f} s",
         )
-    bereft = [kept for kept in snapshot.kept if kept.owner]
+    there = {node.name for node in snapshot.nodes}
+    bereft = [kept for kept in snapshot.kept if kept.owner in there]
     if bereft:
         yield _obstacle(
             "TakeoverKept",
@@ -322,7 +323,8 @@ def _sharing(snapshot: Snapshot, spec: PoolSpec, index: Overlaps) -> Iterator[Ci
             for each in spec.ranges:
                 if each.cidr.contains(cidr) and cidr.length > each.mask:
                     unit = cidr.widened(each.mask)
-                    if len(index.overlapping(unit)) > 1:
+                    others = index.overlapping(unit, but=node.name)
+                    if any(not other.overlaps(cidr) for _, other in others):
                         yield unit
 
 

@@ -8,10 +8,10 @@ import random
 import socket
 import string
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omnipam.core.allocator import Provider
 from omnipam.core.errors import Invalid
@@ -35,12 +35,14 @@ SQLITE_LEASE = "omnipam-operator"
 class Connected:
     """A store with what belongs to it.
 
+    open: makes store and lock ready, and may be called again after an error. Raises Unavailable, Denied, Invalid.
     limit: writes under way at once. guard: installs the check that each write passes before it starts.
     yard: where node objects without a machine are collected; None where there are no machines.
     """
 
     store: Store
     lock: LeaseLock
+    open: Callable[[], Coroutine[Any, Any, None]]
     limit: int
     guard: Callable[[Callable[[], None]], None]
     yard: Yard | None = None
@@ -71,8 +73,7 @@ def namespace_of(config: Config, cluster: Cluster | None) -> str:
     """Where our Lease and ConfigMap lie: `k8s-namespace`, else the pod's own, else kube-system."""
     if config.k8s_namespace:
         return config.k8s_namespace
-    in_pod = cluster is not None and cluster.auth.token_file is not None and cluster.namespace != "default"
-    return cluster.namespace if cluster is not None and in_pod else NAMESPACE
+    return cluster.namespace if cluster is not None and cluster.in_pod else NAMESPACE
 
 
 @asynccontextmanager
@@ -149,7 +150,7 @@ def _kubernetes(config: Config, provider: Provider, api: Api) -> Connected:
     def guard(gate: Callable[[], None]) -> None:
         api.gate = gate
 
-    return Connected(store, lock, CONNECTIONS, guard, store)
+    return Connected(store, lock, store.open, CONNECTIONS, guard, store)
 
 
 @asynccontextmanager
@@ -161,10 +162,18 @@ async def _sqlite(config: Config, provider: Provider, author: str) -> AsyncItera
         raise Invalid(
             f"store: mode {provider.mode} takes pod CIDRs from Kubernetes Nodes; use --store kubernetes, or another mode"
         )
-    store = AsyncSqliteStore(config.store, author=author)
+    store = AsyncSqliteStore(config.store, author=author, lease=SQLITE_LEASE)
     lock = SqliteLease(config.store, SQLITE_LEASE, request_s=config.request_timeout_s)
-    await lock.open()
+
+    async def open_both() -> None:
+        await store.open()
+        await lock.open()
+
+    def guard(gate: Callable[[], None]) -> None:
+        store.gate = gate
+
     try:
-        yield Connected(store, lock, SQLITE_WRITES, lambda gate: None)
+        yield Connected(store, lock, open_both, SQLITE_WRITES, guard)
     finally:
         await lock.close()
+        await store.close()

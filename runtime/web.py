@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -16,6 +17,7 @@ REASONS = {
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
+    500: "Internal Server Error",
     503: "Service Unavailable",
 }
 
@@ -52,7 +54,8 @@ class Web:
             self._server = await asyncio.start_server(self._serve, host or None, port, limit=MAX_HEAD)
         except OSError as error:
             where = f"{host}:{port}"
-            why = "is in use" if error.errno == 98 else f"cannot be listened on ({error.strerror or error})"
+            in_use = error.errno == errno.EADDRINUSE
+            why = "is in use" if in_use else f"cannot be listened on ({error.strerror or error})"
             raise Invalid(f"{key}: {where} {why}; free the port, or set another address") from None
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
@@ -90,6 +93,9 @@ class Web:
         if words[0] not in (b"GET", b"HEAD"):
             return text(405, "only GET is served here")
         page = self._pages.get(words[1].split(b"?", 1)[0].decode("latin-1"))
-        return (
-            page() if page is not None else text(404, f"not here; there are {', '.join(sorted(self._pages))}")
-        )
+        if page is None:
+            return text(404, f"not here; there are {', '.join(sorted(self._pages))}")
+        try:
+            return page()
+        except Exception as error:  # noqa: BLE001 — whoever asked must see it, and the next may ask
+            return text(500, f"{type(error).__name__}: {error}")

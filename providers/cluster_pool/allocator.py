@@ -97,7 +97,12 @@ class ClusterPool:
                 )
             else:
                 record.node = node
-                if before.holds != node.holds or before.agent != node.agent or not record.writable:
+                if (
+                    before.holds != node.holds
+                    or before.agent != node.agent
+                    or record.leaving
+                    or not record.writable
+                ):
                     claims.learn(record, now)
                 if record.writable and (before.ignored or before.unreadable):
                     claims.contest(record, now)

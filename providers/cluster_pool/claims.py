@@ -112,20 +112,22 @@ class Claims:
         """Sorts a node's ranges anew. Answers those that it has no more."""
         shown = [block.cidr for block in record.node.holds.blocks]
         present = record.node.present
-        own, foreign, dropped = [], [], []
+        own, foreign, dropped, leaving = [], [], [], list(record.leaving)
         for cidr in record.blocks:
             if self._is_ours(cidr) or not present:
                 own.append(cidr)
             elif cidr in shown:
                 foreign.append(cidr)
-            elif cidr not in record.unpublished:
-                dropped.append(cidr)  # one that no object shows yet is simply another one
+            elif cidr in record.unpublished:
+                leaving.append(cidr)  # simply another one; but it may be on its way into the object
+            else:
+                dropped.append(cidr)
         placed = {cidr.family for cidr in own}
         for cidr in record.foreign:
             (own if self._is_ours(cidr) and cidr.family not in placed else foreign).append(cidr)
-        for cidr in (*own, *foreign, *record.leaving):
+        for cidr in (*own, *foreign, *leaving):
             self.space.force(record.name, cidr)
-        record.blocks, record.foreign = tuple(own), tuple(foreign)
+        record.blocks, record.foreign, record.leaving = tuple(own), tuple(foreign), tuple(leaving)
         record.unpublished = tuple(cidr for cidr in record.unpublished if cidr in own)
         return dropped
 

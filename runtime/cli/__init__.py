@@ -39,18 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to fail
     try:
-        code = _dispatch(words)
-        sys.stdout.flush()
+        return _dispatch(words)
     except OmnipamError as error:
+        from .output import say
+
         for line in str(error).splitlines() or [error.reason]:
-            sys.stderr.write(f"omnipam: {line}\n")
+            say(f"omnipam: {line}")
         return USAGE if isinstance(error, Invalid) else FOUND
     except BrokenPipeError:
-        _forget_stdout()
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
-    return code
 
 
 def _dispatch(words: list[str]) -> int:
@@ -95,13 +94,3 @@ def _help() -> str:
             "",
         )
     )
-
-
-def _forget_stdout() -> None:
-    """Whoever read our output has gone: nothing more is written, at exit neither."""
-    import os
-
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass  # no file of the system's behind it

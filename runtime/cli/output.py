@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
+
+from omnipam.core.errors import Unavailable
 
 NONE = "<none>"
 """An empty cell, as kubectl writes it."""
@@ -19,8 +22,24 @@ def show(format: str, document: object, table: Callable[[], str]) -> None:
 
 
 def write(text: str) -> None:
-    """Prints a result."""
-    sys.stdout.write(text)
+    """Prints a result. Raises BrokenPipeError where nobody reads it, Unavailable where it cannot be written otherwise."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        forget_stdout()
+        raise
+    except OSError as error:
+        forget_stdout()
+        raise Unavailable(f"the output cannot be written: {error.strerror}; look at where it goes") from error
+
+
+def forget_stdout() -> None:
+    """Nothing more is written, at exit neither, where it would fail again."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass  # no file of the system's behind it
 
 
 def say(text: str) -> None:

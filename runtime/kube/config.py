@@ -63,7 +63,7 @@ class Auth(msgspec.Struct, frozen=True, kw_only=True):
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """One API server and our account on it.
 
-    server: URL without a slash at its end. namespace: ours, or "default".
+    server: URL without a slash at its end. namespace: ours, or "default". in_pod: this is the cluster that we run in.
     ca: PEM; None means the system's. server_name: what the certificate must say, if not the URL's host.
     source: where this came from, for messages.
     """
@@ -76,6 +76,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
     server_name: str | None = None
     proxy: str | None = None
+    in_pod: bool = False
 
     def __repr__(self) -> str:  # the proxy's URL may carry a password
         return f"Cluster({self.server}, {self.source})"
@@ -185,6 +186,7 @@ def from_service_account(environ: Mapping[str, str], folder: Path = SERVICE_ACCO
         namespace=_read(namespace, "namespace").decode().strip() if namespace.exists() else "default",
         auth=Auth(token_file=folder / "token"),
         ca=_read(folder / "ca.crt", "certificate authority"),
+        in_pod=True,
     )
 
 

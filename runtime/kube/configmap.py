@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from omnipam.core.errors import NotFound
+from omnipam.core.errors import NotFound, Unavailable
 
 from .meta import Identity
 from .reflector import Deleted, Event, Listed, Reflector, Synced
@@ -31,12 +31,16 @@ def path(namespace: str, name: str = "") -> str:
     return f"{base}/{quote(name, safe='')}" if name else base
 
 
-async def read(api: Api, namespace: str, name: str) -> Mapping[str, str]:
-    """Its keys; none if it is not there. Raises Denied, Unavailable."""
+async def read(api: Api, namespace: str, name: str) -> Mapping[str, str] | None:
+    """Its keys; None if it is not there. Raises Denied, Unavailable."""
     try:
-        return _DECODER.decode(await api.get(path(namespace, name))).data or {}
+        body = await api.get(path(namespace, name))
     except NotFound:
-        return {}
+        return None
+    try:
+        return _DECODER.decode(body).data or {}
+    except msgspec.MsgspecError as error:
+        raise Unavailable(f"ConfigMap {namespace}/{name}: the answer cannot be read ({error})") from error
 
 
 async def follow(api: Api, namespace: str, name: str, sink: Callable[[Mapping[str, str]], None]) -> None:

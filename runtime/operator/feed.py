@@ -94,6 +94,8 @@ class Feed:
         self._log.warning("the store cannot be reached; trying on", reason=reason)
 
     def back(self) -> None:
+        if not self._metrics.away:
+            return
         self._metrics.away = False
         self._log.info("the store can be reached again")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import enum
 import random
-import signal
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -32,9 +32,9 @@ from .turns import Turns
 T = TypeVar("T")
 
 DRAIN_S = 3.0
-FINDINGS_S = 60.0
+FINDINGS_S = 2.0
 GARBAGE_S = 60.0
-OPEN_RETRY_S = (0.5, 15.0)
+RETRY_S = (0.5, 15.0)
 
 
 class End(enum.Enum):
@@ -45,7 +45,7 @@ class End(enum.Enum):
 
 
 class Stop(Exception):
-    """A signal asked us to end."""
+    """We were asked to end."""
 
 
 class Operator:
@@ -68,8 +68,12 @@ class Operator:
         self._drive: Drive | None = None
         self._turns: Turns | None = None
         self._said: set[Finding] = set()
+        self._look = asyncio.Event()
+        self._reloaded = asyncio.Event()
         self.metrics = Metrics(self._capacity, self._findings)
-        self._feed = Feed(clock=self._clock, metrics=self.metrics, log=log, changed=self._changed)
+        self._feed = Feed(
+            clock=self._clock, metrics=self.metrics, log=log, changed=self._changed, gone=self._gone
+        )
         self._web: list[Web] = []
         timing = Timing(
             config.leader_election_lease_duration,
@@ -84,36 +88,40 @@ class Operator:
             jitter=random.random,
             trouble=lambda error: log.warning("leader election: trying on", why=str(error)),
         )
+        self._check(config)
 
     def stop(self) -> None:
         """Ends `run` soon: no request starts any more, the lease is given back."""
         self._stop.set()
 
     async def run(self) -> End:
-        """Serves until stopped or the lease is lost. Raises Invalid and Denied where a person must act."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        await self._listen()
+        """Serves until stopped or the lease is lost. Raises Invalid, Denied and NotFound where a person must act."""
+        end = End.STOPPED
         try:
+            await self._listen()
             await self._until_stopped(self._serve())
         except Stop:
             self._log.info("stopping")
-            return End.STOPPED
         except LostLease as error:
             self._log.error(str(error))
-            return End.LOST
+            end = End.LOST
         finally:
-            await self._leave()
-        return End.STOPPED
+            await self._leave(lost=end is End.LOST)
+        return end
 
     def reload(self, config: Config) -> None:
         """Takes over a configuration whose live keys changed. Raises Invalid; then nothing has changed."""
-        if self._drive is not None:
+        if self._drive is not None and self._feed.phase is Phase.LIVE:
             self._drive.allocator.pools(pool_specs(config), self._clock())
+        else:
+            self._check(config)  # it is taken over with the restore
         self.config = config
+        self._reloaded.set()
         self._changed()
-        self._say_findings()
+
+    def _check(self, config: Config) -> None:
+        """Raises Invalid where no allocator could serve these pools."""
+        self._provider.build(settings(config)).pools(pool_specs(config), self._clock())
 
     # -- the course of it
 
@@ -153,28 +161,17 @@ class Operator:
                 self._log.info("standing by", holder=self._elector.election.holder)
                 together.start(self._store.follow(self._feed))
                 await together.until(acquiring)
-                await self._lead(together)
+                await together.until(together.start(self._lead(together)))
                 self._store.relist()
             else:
                 acquiring.result()
-                await self._lead(together)
+                await together.until(together.start(self._lead(together)))
                 together.start(self._store.follow(self._feed))
             await together.first_error()
 
     async def _open(self) -> None:
         """Opens the store, waiting for it while it is away."""
-        delay, longest = OPEN_RETRY_S
-        while True:
-            try:
-                await self._store.open()
-            except Retryable as error:
-                self.metrics.away = True
-                self._log.warning("the store cannot be reached; trying on", why=str(error), again_in_s=delay)
-                await asyncio.sleep(delay)
-                delay = min(longest, delay * 2)
-            else:
-                self.metrics.away = False
-                return
+        await self._patiently(self._connected.open)
 
     async def _lead(self, together: Together) -> None:
         """Everything that only a leader does begins here."""
@@ -203,6 +200,7 @@ class Operator:
         self._feed.lead(drive, restored)
         together.start(turns.run())
         together.start(self._look_for_findings())
+        together.start(self._record_reloads())
         if self._connected.yard is not None and self.config.nodes_gc_interval > 0:
             together.start(self._collect(self._connected.yard))
 
@@ -222,24 +220,46 @@ class Operator:
                 except OmnipamError as error:
                     self._log.warning("object not deleted; trying on", node=orphan.name, why=str(error))
 
+    async def _record_reloads(self) -> None:
+        """Tells the store of pools that changed while we lead."""
+        while True:
+            await self._reloaded.wait()
+            self._reloaded.clear()
+            specs = pool_specs(self.config)
+            await self._patiently(partial(self._store.record, self._provider.mode, specs))
+
     async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Asks until the store answers. Trouble is said once, not at every try."""
+        said = False
+        delay, longest = RETRY_S
         while True:
             try:
-                return await ask()
+                answer = await ask()
             except Retryable as error:
-                self._log.warning("the store does not answer; trying on", why=str(error))
-                await asyncio.sleep(1.0)
+                if not said:
+                    said = True
+                    self._feed.away(str(error))
+                await asyncio.sleep(delay)
+                delay = min(longest, delay * 2)
+            else:
+                if said:
+                    self._feed.back()
+                return answer
 
-    async def _leave(self) -> None:
-        """Lets what is on the wire end, gives the lease back, closes. Within ten seconds."""
+    async def _leave(self, *, lost: bool) -> None:
+        """Lets what is on the wire end, gives the lease back, closes. Within ten seconds.
+
+        lost: the lease is not ours any more: no request may start, and what is under way is not waited for.
+        """
         self._elector.election.resign()
         if self._turns is not None:
-            await self._turns.drain(DRAIN_S)
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                await self._elector.release()
-        except (TimeoutError, OmnipamError) as error:
-            self._log.warning("the lease was not given back; it runs out by itself", why=str(error))
+            await self._turns.drain(0.0 if lost else DRAIN_S)
+        if not lost:
+            try:
+                async with asyncio.timeout(DRAIN_S):
+                    await self._elector.release()
+            except (TimeoutError, OmnipamError) as error:
+                self._log.warning("the lease was not given back; it runs out by itself", why=str(error))
         self.metrics.leading = False
         for web in self._web:
             await web.close()
@@ -248,8 +268,14 @@ class Operator:
     # -- what others ask
 
     def _changed(self) -> None:
+        self._look.set()
         if self._turns is not None:
             self._turns.changed()
+
+    def _gone(self, name: str) -> None:
+        self._look.set()
+        if self._turns is not None:
+            self._turns.gone(name)
 
     def _healthz(self) -> Answer:
         return text(200, "ok")
@@ -261,15 +287,20 @@ class Operator:
         return self._drive.allocator.capacity() if self._drive is not None else None
 
     def _findings(self) -> tuple[Finding, ...]:
-        return self._drive.allocator.findings() if self._drive is not None else ()
+        """All that stand: the allocator's and the store's."""
+        found = self._drive.allocator.findings() if self._drive is not None else ()
+        return (*found, *sorted(self._feed.findings))
 
     async def _look_for_findings(self) -> None:
+        """Says what is new, a while after something changed: they are of the whole, and cost some time to find."""
         while True:
-            await asyncio.sleep(FINDINGS_S if self._feed.phase is Phase.LIVE else 1.0)
+            await self._look.wait()
+            await asyncio.sleep(FINDINGS_S)
+            self._look.clear()
             self._say_findings()
 
     def _say_findings(self) -> None:
-        standing = set(self._findings())
+        standing = set(self._findings()) - self._feed.findings  # the feed has said its own
         for finding in sorted(standing - self._said):
             self._log.warning(str(finding), reason=finding.reason, objects=list(finding.objects))
         self._said = standing

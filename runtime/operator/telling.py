@@ -15,9 +15,7 @@ from ..store import Store
 class Telling:
     """Remembers what was said of each node that has problems, so that each is said once until it is over."""
 
-    def __init__(
-        self, store: Store, metrics: Metrics, log: structlog.typing.FilteringBoundLogger
-    ) -> None:
+    def __init__(self, store: Store, metrics: Metrics, log: structlog.typing.FilteringBoundLogger) -> None:
         self._store, self._metrics, self._log = store, metrics, log
         self._told: dict[str, tuple[Problem, ...]] = {}
 

@@ -19,6 +19,7 @@ from omnipam.core.allocator import Denied, Published, Version
 from omnipam.core.drive import Publish
 from omnipam.core.errors import Invalid, NotFound, OmnipamError, Unavailable
 from omnipam.core.values import Held, Kept, Node, PoolSpec, Problem
+from omnipam.runtime.election import LostLease
 from omnipam.runtime.store import Sink
 
 from .store import BUSY_S, SqliteStore
@@ -36,6 +37,7 @@ class AsyncSqliteStore:
     """Many publishes that wait at once share one commit; each is answered after it.
 
     poll_s: how often to look for other processes' changes. The rest as for `SqliteStore`.
+    gate: called before a grant is written; raises LostLease to forbid it. May be set later.
     """
 
     def __init__(
@@ -43,13 +45,16 @@ class AsyncSqliteStore:
         url: str,
         *,
         author: str,
+        lease: str = "",
+        gate: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         poll_s: float = POLL_S,
         busy_s: float = BUSY_S,
     ) -> None:
         self._open_store: Callable[[], SqliteStore] = lambda: SqliteStore(
-            url, author=author, clock=clock, busy_s=busy_s
+            url, author=author, lease=lease, clock=clock, busy_s=busy_s
         )
+        self.gate = gate
         self._poll_s = poll_s
         self._worker = Worker(f"store {url}", tick=self._tick)
         # On the event loop:
@@ -69,6 +74,8 @@ class AsyncSqliteStore:
     # -- the port
 
     async def open(self) -> None:
+        if self._store is not None:
+            return
         self._worker.start()
         try:
             await self._worker.call(self._open)
@@ -102,6 +109,7 @@ class AsyncSqliteStore:
         asyncio.get_running_loop().call_soon(self._begin_list)
 
     async def publish(self, publish: Publish) -> Published:
+        self.gate()
         future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
         self._waiting.append((publish, future))
         if not self._flush_queued:
@@ -109,8 +117,10 @@ class AsyncSqliteStore:
             try:
                 self._worker.put(self._flush)
             except Unavailable as error:
-                self._waiting.clear()
-                return Denied(error.reason, str(error))
+                self._flush_queued = False
+                while self._waiting:
+                    _, waiting = self._waiting.popleft()
+                    waiting.set_result(Denied(error.reason, str(error)))
         return await future
 
     async def read(self, name: str) -> Node | None:
@@ -144,8 +154,10 @@ class AsyncSqliteStore:
     async def record(self, mode: str, pools: Sequence[PoolSpec]) -> None:
         await self._worker.call(lambda: self._opened().record(mode, pools))
 
-    async def report(self, node: Node, problem: Problem) -> None:
-        await self._worker.call(lambda: self._opened().report(node.name, problem))
+    async def report(self, node: Node | None, problem: Problem) -> None:
+        self.gate()
+        name = "" if node is None else node.name
+        await self._worker.call(lambda: self._opened().report(name, problem))
 
     # -- on the event loop
 
@@ -256,7 +268,12 @@ class AsyncSqliteStore:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             outcomes: list[Published] = [Denied("Unavailable", "the store is closed")] * len(batch)
             if self._store is not None:
-                outcomes = self._store.publish_all([publish for publish, _ in batch])
+                try:
+                    outcomes = self._store.publish_all([publish for publish, _ in batch])
+                except LostLease as error:
+                    for _, future in batch:
+                        self._worker.post(partial(_fail, future, error))
+                    continue
             versions = {
                 publish.node.name: outcome.version
                 for (publish, _), outcome in zip(batch, outcomes, strict=True)
@@ -266,3 +283,8 @@ class AsyncSqliteStore:
                 self._watch.wrote(versions)
             for (publish, future), outcome in zip(batch, outcomes, strict=True):
                 self._worker.post(partial(self._answer, publish, outcome, future))
+
+
+def _fail(future: asyncio.Future[Published], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

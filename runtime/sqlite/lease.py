@@ -34,7 +34,9 @@ class SqliteLease:
         self._store: SqliteStore | None = None
 
     async def open(self) -> None:
-        """Raises Unavailable, Invalid as `SqliteStore`."""
+        """Raises Unavailable, Invalid as `SqliteStore`; may be called again then, and when it is open."""
+        if self._store is not None:
+            return
         self._worker.start()
         try:
             await self._worker.call(self._open)

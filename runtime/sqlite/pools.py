@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 
 from omnipam.core.cidr import parse
@@ -15,6 +16,9 @@ from .values import Recorded
 
 class PoolTables(File):
     """Raises as `File`."""
+
+    def _check_lease(self, db: sqlite3.Connection) -> None:
+        """Raises LostLease where what only a leader writes must not be written."""
 
     def pools(self) -> tuple[PoolSpec, ...]:
         """The pools that were added, by name. Raises Invalid where a row is no pool."""
@@ -60,6 +64,7 @@ class PoolTables(File):
         """Replaces what is kept."""
         wanted = {(each.pool, str(each.cidr), each.owner, each.until) for each in kept}
         with self.writing() as db:
+            self._check_lease(db)
             had = set(db.execute("SELECT pool, cidr, owner, until FROM kept"))
             db.executemany(
                 "DELETE FROM kept WHERE pool = ? AND cidr = ? AND owner = ?",
@@ -80,4 +85,5 @@ class PoolTables(File):
             if dict(db.execute("SELECT name, value FROM settings")).items() >= wanted.items():
                 return
         with self.writing() as db:
+            self._check_lease(db)
             db.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", wanted.items())

@@ -7,10 +7,13 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from omnipam.core.allocator import Conflict, Denied, Gone, Published, Unknown, Version
 from omnipam.core.drive import Publish
 from omnipam.core.errors import Invalid, NotFound, OutcomeUnknown
 from omnipam.core.values import Node, Problem
+from omnipam.runtime.election import LostLease
 
 from . import blocks, rows
 from .connection import in_our_words, said, writing
@@ -25,6 +28,13 @@ DELETIONS_KEPT_S = 3600.0
 """How long a deletion can be followed. Who looked away for longer lists anew."""
 
 
+class _Holder(msgspec.Struct):
+    holder: str
+
+
+_HOLDER = msgspec.json.Decoder(_Holder)
+
+
 def _new_uid() -> str:
     return str(uuid.uuid4())
 
@@ -33,6 +43,8 @@ class SqliteStore(PoolTables):
     """Nodes, pools, grants and their history in one file. Raises as `File`; a URL that is none is Invalid.
 
     author: who writes, for the history. clock: seconds since the epoch.
+    lease: what an operator writes (grants, kept ranges, what it records) is written only while `author` holds this lease; the
+    row is looked at in the writing transaction, so a process that slept through its lease does no harm. Empty: no such check.
     """
 
     def __init__(
@@ -40,12 +52,14 @@ class SqliteStore(PoolTables):
         url: str,
         *,
         author: str = "",
+        lease: str = "",
         clock: Callable[[], float] = time.time,
         new_uid: Callable[[], str] = _new_uid,
         busy_s: float = BUSY_S,
     ) -> None:
         super().__init__(path_of(url), busy_s=busy_s)
         self._author = author
+        self._lease = lease
         self._clock = clock
         self._new_uid = new_uid
 
@@ -152,9 +166,10 @@ class SqliteStore(PoolTables):
 
     def publish_all(self, publishes: Sequence[Publish]) -> list[Published]:
         """Writes grants in one transaction, each for itself: one that is refused leaves the others be. Never raises what a
-        `Published` can say. An answer is given when all are on disk."""
+        `Published` can say, but LostLease. An answer is given when all are on disk."""
         try:
             with writing(self._db):
+                self._check_lease(self._db)
                 return [self._publish(self._db, publish) for publish in publishes]
         except OutcomeUnknown as error:
             return [Unknown(f"store {self.path}: {error}")] * len(publishes)
@@ -217,7 +232,7 @@ class SqliteStore(PoolTables):
         return tuple(Event(*row) for row in found)
 
     def report(self, node: str, problem: Problem) -> None:
-        """Adds a failure to the node's history."""
+        """Adds a failure to the history: a node's, or (empty) the configuration's."""
         with self.writing() as db:
             db.execute(
                 "INSERT INTO history (at, node, event, author, text) VALUES (?, ?, 'problem', ?, ?)",
@@ -238,6 +253,19 @@ class SqliteStore(PoolTables):
             rows.node_of(row, granted.get(row[0], ()))
             for row in self._db.execute(f"SELECT {rows.NODE_COLUMNS} FROM nodes n {clause}", values)
         )
+
+    def _check_lease(self, db: sqlite3.Connection) -> None:
+        if not self._lease:
+            return
+        row = db.execute("SELECT record FROM leases WHERE name = ?", (self._lease,)).fetchone()
+        try:
+            holder = _HOLDER.decode(row[0]).holder if row is not None else ""
+        except (msgspec.MsgspecError, TypeError):
+            holder = ""
+        if holder != self._author:
+            raise LostLease(
+                f"lease {self._lease} in {self.path}: {holder or 'nobody'} holds it now; restart to stand again"
+            )
 
     def _advance(self, db: sqlite3.Connection) -> int:
         db.execute("UPDATE revision SET number = number + 1")

@@ -30,8 +30,9 @@ class Worker:
         self._stopping = False
 
     def start(self) -> None:
-        """On the event loop that it shall tell."""
+        """On the event loop that it shall tell. After `stop`, it may be started again."""
         self._loop = asyncio.get_running_loop()
+        self._stopping = False
         self.ended: asyncio.Future[None] = self._loop.create_future()
         """Done when the thread has ended; with its exception, if it died of one."""
         # A daemon: whoever forgets `stop` can still exit, and what was answered is done.

@@ -49,7 +49,9 @@ def console(
     return Kubectl(tmp_path / "unused.db", capsys)
 
 
-def make(cluster: Cluster, name: str, *cidrs: str, machine: bool = True, error: str = "", **spec: Any) -> Json:
+def make(
+    cluster: Cluster, name: str, *cidrs: str, machine: bool = True, error: str = "", **spec: Any
+) -> Json:
     """A CiliumNode, and the Node that it is of."""
     if machine:
         cluster.admin.post(MACHINES, {"metadata": {"name": name}})
@@ -137,7 +139,10 @@ def test_plan_counts_each_api(cluster: Cluster, console: Kubectl) -> None:
     (node,) = answer.json["nodes"]
     assert node["actions"][0]["cidr"] == "10.7.1.0/24"
     assert answer.json["calls"] == {"patch ciliumnodes": 1, "patch ciliumnodes/status": 1}
-    assert console("plan", "--explain", "was-full", "-o", "json").json["ranges"][0]["verdict"] == "gives 10.7.1.0/24"
+    assert (
+        console("plan", "--explain", "was-full", "-o", "json").json["ranges"][0]["verdict"]
+        == "gives 10.7.1.0/24"
+    )
 
 
 def test_a_file_stands_in_for_the_config_map(cluster: Cluster, console: Kubectl, tmp_path: Path) -> None:
@@ -184,7 +189,12 @@ def test_pools_of_the_server_and_the_one_of_the_mode(cluster: Cluster, console: 
 
 def test_the_printed_kubectl_lines_are_valid(cluster: Cluster, console: Kubectl) -> None:
     lines = [
-        (NODES, console("node", "add", "made", "--address", "192.0.2.1", "--instance-id", "i-1", "--label", "k=v")),
+        (
+            NODES,
+            console(
+                "node", "add", "made", "--address", "192.0.2.1", "--instance-id", "i-1", "--label", "k=v"
+            ),
+        ),
         (POOLS, console("pool", "add", "made", "--ipv4-cidr", "172.20.0.0/16", "--ipv4-mask-size", "24")),
     ]
     for path, answer in lines:
@@ -212,7 +222,6 @@ def test_check_finds_and_fixes(cluster: Cluster, console: Kubectl) -> None:
         "NoOperator",
         "StaleError",
         "StateUnreadable",
-        "TakeoverKept",
     }
     assert found["MachineMissing"]["objects"] == ["CiliumNode/no-machine"]
     assert found["StaleError"]["objects"] == ["CiliumNode/stale"]
@@ -237,7 +246,10 @@ def test_check_sees_who_leads(cluster: Cluster, console: Kubectl) -> None:
     assert console("check").code == 0
     cluster.admin.post(
         CONFIG_MAPS,
-        {"metadata": {"name": "omnipam-ipam-state"}, "data": {"default": '{"cidr":"10.0.9.0/24","owner":"gone"}\n'}},
+        {
+            "metadata": {"name": "omnipam-ipam-state"},
+            "data": {"default": '{"cidr":"10.0.9.0/24","owner":"gone"}\n'},
+        },
     )
     assert "an operator leads" in console("check", "--fix").err
     lead(cluster, time.time() - 3600)
@@ -264,15 +276,25 @@ def test_check_names_what_stands_in_the_way_of_a_takeover(cluster: Cluster, cons
     cluster.admin.post(CONFIG_MAPS, {"metadata": {"name": "omnipam-ipam-state"}, "data": state})
     answer = console("check", "-o", "json")
     assert {name: each["severity"] for name, each in findings(answer).items()} == dict.fromkeys(
-        ("TakeoverSeveralBlocks", "TakeoverReserved", "TakeoverQuarantine", "TakeoverSpan", "TakeoverMasks"), "info"
+        ("TakeoverSeveralBlocks", "TakeoverReserved", "TakeoverQuarantine", "TakeoverSpan", "TakeoverMasks"),
+        "info",
     )
     assert findings(answer)["TakeoverMasks"]["objects"] == ["CIDR/10.0.5.0/24"]
     assert answer.code == 0
 
 
-def test_without_rights(
-    cluster: Cluster, console: Kubectl, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_of_a_machine_without_its_object(cluster: Cluster, console: Kubectl) -> None:
+    cluster.admin.post(MACHINES, {"metadata": {"name": "bereft"}})
+    state = {"default": '{"cidr":"10.0.9.0/24","owner":"bereft"}\n'}
+    cluster.admin.post(CONFIG_MAPS, {"metadata": {"name": "omnipam-ipam-state"}, "data": state})
+    found = findings(console("check", "-o", "json"))
+    assert found["ObjectMissing"]["objects"] == ["CiliumNode/bereft"]
+    assert found["TakeoverKept"]["objects"] == ["CIDR/10.0.9.0/24"]
+    assert "KeptForGone" not in found
+    assert console("pool", "list", "-o", "json").json["items"][0]["status"]["ipv4"]["used"] == 1
+
+
+def test_without_rights(cluster: Cluster, console: Kubectl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("viewer")))
     for words in (("node", "list"), ("plan",), ("pool", "list"), ("check",)):
         assert re.search(r"403.*grant it", console.refused(*words, code=1))

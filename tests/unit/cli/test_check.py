@@ -21,7 +21,10 @@ def found(console: Console, *words: str) -> dict[str, dict[str, Any]]:
     """The findings by id; there must be one of each at most."""
     document = console("check", *words, "-o", "json").json
     assert document["version"] == 1
-    assert all(each.keys() == {"id", "severity", "objects", "cause", "repair", "fixed"} for each in document["findings"])
+    assert all(
+        each.keys() == {"id", "severity", "objects", "cause", "repair", "fixed"}
+        for each in document["findings"]
+    )
     by_id = {each["id"]: each for each in document["findings"]}
     assert len(by_id) == len(document["findings"])
     return by_id
@@ -134,7 +137,11 @@ def test_fix_clears_a_stale_error(settled: Console) -> None:
     assert "repaired StaleError" in answer.err
     assert answer.cells[1][:3] == ["warning", "StaleError", "yes"]
     assert found(settled) == {}
-    (node,) = [item for item in settled("node", "list", "-o", "json").json["items"] if item["metadata"]["name"] == "a"]
+    (node,) = [
+        item
+        for item in settled("node", "list", "-o", "json").json["items"]
+        if item["metadata"]["name"] == "a"
+    ]
     assert node["spec"]["ipam"]["podCIDRs"] == ["10.0.0.0/24"]
 
 
@@ -166,7 +173,10 @@ def test_fix_writes_nothing_over_a_newer_object(settled: Console, monkeypatch: p
 
 
 def test_fix_drops_what_is_kept_for_nobody(settled: Console) -> None:
-    kept = (Kept("default", parse("10.0.5.0/24"), owner="gone"), Kept("default", parse("10.0.6.0/24"), until=1.0))
+    kept = (
+        Kept("default", parse("10.0.5.0/24"), owner="gone"),
+        Kept("default", parse("10.0.6.0/24"), until=1.0),
+    )
     with settled.store() as store:
         store.keep(kept)
         lead(store, alive=True)

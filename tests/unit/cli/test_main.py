@@ -27,7 +27,11 @@ sys.exit(code)
 
 def start(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", PROBE, *words], capture_output=True, text=True, env=os.environ | env, check=False
+        [sys.executable, "-c", PROBE, *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | env,
+        check=False,
     )
 
 
@@ -71,7 +75,9 @@ def test_module_and_script_are_the_same(tmp_path: Path) -> None:
     assert module.stdout == script.stdout
 
 
-@pytest.mark.parametrize("words", [["nonsense"], ["-x"], ["node"], ["node", "frobnicate"], ["node", "add"], ["plan", "a", "b"]])
+@pytest.mark.parametrize(
+    "words", [["nonsense"], ["-x"], ["node"], ["node", "frobnicate"], ["node", "add"], ["plan", "a", "b"]]
+)
 def test_usage_is_one_line_and_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     out, err = capsys.readouterr()
@@ -117,6 +123,24 @@ def test_a_reader_that_goes_away_is_no_traceback(console: Console) -> None:
     assert listing.stderr.read() == b""
     listing.stderr.close()
     assert listing.wait() == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(console: Console) -> None:
+    console("node", "add", "a")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "omnipam.runtime.cli", "node", "list", "--store", console.url],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == "omnipam: the output cannot be written: No space left on device; look at where it goes\n"
+    )
 
 
 def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

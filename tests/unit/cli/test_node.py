@@ -71,7 +71,13 @@ def test_dry_run_changes_nothing(console: Console, verb: str) -> None:
 
 
 def test_looking_makes_no_store(console: Console) -> None:
-    for words in (("node", "list"), ("pool", "list"), ("plan",), ("check",), ("node", "add", "a", "--dry-run")):
+    for words in (
+        ("node", "list"),
+        ("pool", "list"),
+        ("plan",),
+        ("check",),
+        ("node", "add", "a", "--dry-run"),
+    ):
         assert console(*words).code in (0, 1)
     assert not console.path.exists()
     assert "there is no sqlite:///" in console("node", "list").err
@@ -196,7 +202,9 @@ def test_an_unreadable_row_is_shown_and_hides_no_other(console: Console) -> None
     ],
 )
 def test_a_store_that_is_none(console: Console, tmp_path: Path, store: str, code: int, said: str) -> None:
-    (tmp_path / "other.db").write_text("this is a letter to my aunt, and long enough to be read as a header\n" * 20)
+    (tmp_path / "other.db").write_text(
+        "this is a letter to my aunt, and long enough to be read as a header\n" * 20
+    )
     assert said in console.refused("node", "list", "--store", store.format(dir=tmp_path), code=code)
 
 
@@ -205,7 +213,9 @@ def test_a_kubernetes_store_without_a_cluster(console: Console) -> None:
     assert "no kubeconfig" in console.refused("plan", "--store", "kubernetes")
 
 
-def test_an_api_server_that_is_away(console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_server_that_is_away(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(
         json.dumps(
@@ -221,14 +231,16 @@ def test_an_api_server_that_is_away(console: Console, tmp_path: Path, monkeypatc
         assert "cannot be reached" in console.refused(*words, "--store", "kubernetes", code=1)
 
 
-def test_on_kubernetes_kubectl_writes(console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_kubernetes_kubectl_writes(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The printed line is run by a shell, with a kubectl that shows what it was given."""
     kubectl = tmp_path / "kubectl"
     kubectl.write_text('#!/bin/sh\necho "$@"\n[ "$1" = delete ] || cat\n')
     kubectl.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
-    answer = console("node", "add", "a", "--label", "k=it's \"quoted\"", "--store", "kubernetes")
+    answer = console("node", "add", "a", "--label", 'k=it\'s "quoted"', "--store", "kubernetes")
     assert (answer.code, answer.out) == (2, "")
     done = subprocess.run(answer.err.splitlines()[1], shell=True, capture_output=True, text=True, check=True)
     words, _, manifest = done.stdout.partition("\n")

@@ -34,7 +34,9 @@ def test_age(seconds: float, text: str) -> None:
 
 
 def test_json_and_yaml_say_the_same() -> None:
-    document = listed([{"name": "10.0.0.0/8", "on": "yes", "big": 2**80, "empty": {}}, {"same": []}, {"same": []}])
+    document = listed(
+        [{"name": "10.0.0.0/8", "on": "yes", "big": 2**80, "empty": {}}, {"same": []}, {"same": []}]
+    )
     assert yaml.safe_load(dump("yaml", document)) == json.loads(dump("json", document)) == document
 
 

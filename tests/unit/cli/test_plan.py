@@ -25,7 +25,11 @@ def test_several_nodes_get_several_blocks(console: Console) -> None:
             "reason": "ipv4: the node has no block",
         }
     ]
-    assert {actions[0]["cidr"] for actions in planned.values()} == {"10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24"}
+    assert {actions[0]["cidr"] for actions in planned.values()} == {
+        "10.0.0.0/24",
+        "10.0.1.0/24",
+        "10.0.2.0/24",
+    }
 
 
 def test_the_operator_does_what_was_planned(console: Console) -> None:
@@ -43,7 +47,9 @@ def test_the_operator_does_what_was_planned(console: Console) -> None:
     serve(console, spec)
     with console.store() as store:
         granted = {
-            node.name: [str(block.cidr) for block in node.holds.blocks] for node in store.nodes() if node.name != "old"
+            node.name: [str(block.cidr) for block in node.holds.blocks]
+            for node in store.nodes()
+            if node.name != "old"
         }
     assert planned == granted
     assert sum(map(len, granted.values())) == 2  # one of four nodes, both families: there is no more

@@ -19,7 +19,9 @@ from omnipam.runtime.usage import usage
 
 
 def test_the_default_pool_comes_from_the_configuration(console: Console) -> None:
-    answer = console("pool", "list", "--enable-ipv6", "--cluster-pool-ipv4-cidr=10.1.0.0/16,10.2.0.0/16", "-o", "json")
+    answer = console(
+        "pool", "list", "--enable-ipv6", "--cluster-pool-ipv4-cidr=10.1.0.0/16,10.2.0.0/16", "-o", "json"
+    )
     (item,) = answer.json["items"]
     assert (item["apiVersion"], item["kind"]) == ("cilium.io/v2alpha1", "CiliumPodIPPool")
     assert item["metadata"]["name"] == "default"
@@ -53,7 +55,9 @@ def test_without_configuration_it_is_what_the_operator_recorded(console: Console
 def test_a_drain_goes_to_zero(console: Console) -> None:
     for name in "abc":
         console("node", "add", name)
-    serve(console, pool(("10.0.0.0/23", 24), ("10.1.0.0/16", 24)))  # a and b on the first range, c on the second
+    serve(
+        console, pool(("10.0.0.0/23", 24), ("10.1.0.0/16", 24))
+    )  # a and b on the first range, c on the second
     serve(console, pool(("10.1.0.0/16", 24)))
     shown = console("pool", "show", "default")
     assert shown.cells[:2] == [
@@ -66,7 +70,9 @@ def test_a_drain_goes_to_zero(console: Console) -> None:
     assert status["drained"] == [{"cidr": "10.0.0.0/24", "node": "a"}, {"cidr": "10.0.1.0/24", "node": "b"}]
     numbers = []
     for name in "abc":
-        numbers.append(console("pool", "list", "-o", "json").json["items"][0]["status"]["ipv4"]["nodesOnDrainedRanges"])
+        numbers.append(
+            console("pool", "list", "-o", "json").json["items"][0]["status"]["ipv4"]["nodesOnDrainedRanges"]
+        )
         console("node", "delete", name)
     assert numbers == [2, 1, 0]
     assert "no configured range" not in console("pool", "show", "default").out
@@ -123,7 +129,10 @@ def test_dry_run_adds_nothing(console: Console) -> None:
         (["blue", "--ipv4-cidr=172.16.0.0/16", "--ipv4-mask-size=many"], "many"),
         (["blue", "--ipv4-cidr=172.16.0.0/16,172.16.1.0/24", "--ipv4-mask-size=24"], "collides"),
         (["blue", "--ipv4-cidr=10.3.0.0/16", "--ipv4-mask-size=24"], "overlaps 10.0.0.0/8 of pool default"),
-        (["default", "--ipv4-cidr=172.16.0.0/16", "--ipv4-mask-size=24"], "--cluster-pool-ipv4-cidr 172.16.0.0/16"),
+        (
+            ["default", "--ipv4-cidr=172.16.0.0/16", "--ipv4-mask-size=24"],
+            "--cluster-pool-ipv4-cidr 172.16.0.0/16",
+        ),
     ],
 )
 def test_bad_arguments_are_named(console: Console, words: list[str], said: str) -> None:
@@ -144,12 +153,21 @@ def test_kubernetes_mode_has_no_pools(console: Console) -> None:
     assert "kube-controller-manager" in answer.err
 
 
-def test_on_kubernetes_kubectl_writes(console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_kubernetes_kubectl_writes(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kubectl = tmp_path / "kubectl"
     kubectl.write_text('#!/bin/sh\necho "$@"\ncat\n')
     kubectl.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    words = ("--ipv4-cidr=172.16.0.0/16", "--ipv4-mask-size=24", "--store", "kubernetes", "--context", "my context")
+    words = (
+        "--ipv4-cidr=172.16.0.0/16",
+        "--ipv4-mask-size=24",
+        "--store",
+        "kubernetes",
+        "--context",
+        "my context",
+    )
     answer = console("pool", "add", "blue", *words)
     assert (answer.code, answer.out) == (2, "")
     done = subprocess.run(answer.err.splitlines()[1], shell=True, capture_output=True, text=True, check=True)
@@ -162,7 +180,10 @@ def test_on_kubernetes_kubectl_writes(console: Console, tmp_path: Path, monkeypa
         "spec": {"ipv4": {"cidrs": ["172.16.0.0/16"], "maskSize": 24}},
     }
     assert "cluster-pool-ipv4-cidr" in console("pool", "add", "default", *words).err
-    assert "kubectl delete ciliumpodippool blue" in console("pool", "delete", "blue", "--store", "kubernetes").err
+    assert (
+        "kubectl delete ciliumpodippool blue"
+        in console("pool", "delete", "blue", "--store", "kubernetes").err
+    )
 
 
 blocks = st.builds(
@@ -187,7 +208,11 @@ def test_it_counts_as_the_allocator_does(
         apart = apart[:1]
         seen += apart
         nodes.append(
-            Node(f"n{number}", holds=Held(tuple(Block("default", cidr) for cidr in apart)), created=float(number))
+            Node(
+                f"n{number}",
+                holds=Held(tuple(Block("default", cidr) for cidr in apart)),
+                created=float(number),
+            )
         )
     spec = pool(("10.0.0.0/22", 26), ("10.0.4.0/23", 28), reserved=[str(cidr) for cidr in reserved])
     kept = tuple(Kept("default", cidr, until=10.0) for cidr in quarantined)
