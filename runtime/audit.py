@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from omnipam.core.allocator import Allocator, Plan
-from omnipam.core.cidr import FAMILIES, Cidr
 from omnipam.core.overlaps import Overlaps
-from omnipam.core.values import Finding, Kept, Node, PoolSpec, Problem
+from omnipam.core.values import Finding, Kept, Node, Problem
 
 from .snapshot import Serving, Snapshot, foresee
+from .takeover import obstacles
 
 SEVERITIES = ("error", "warning", "info")
 PATIENCE_S = 60.0
@@ -80,7 +80,10 @@ def audit(snapshot: Snapshot, serving: Serving, allocator: Allocator, now: float
     ]
     if snapshot.on_kubernetes and serving.mode == "cluster-pool":
         for spec in serving.pools:
-            found += _takeover(snapshot, spec, index, now)
+            found += [
+                Found(each.reason, each.severity, each.objects, each.text, each.hint)
+                for each in obstacles(snapshot, spec, index, now)
+            ]
     return tuple(sorted(dict.fromkeys(found), key=_rank))
 
 
@@ -254,79 +257,3 @@ def _operator(snapshot: Snapshot, plans: dict[str, Plan], now: float) -> Iterato
                 f"node {node.name} waits for a block for more than {PATIENCE_S:g} s, though there is space",
                 "look at the operator's log; is its configuration the one that is used here?",
             )
-
-
-def _takeover(snapshot: Snapshot, spec: PoolSpec, index: Overlaps, now: float) -> Iterator[Found]:
-    """Features beyond Cilium's that are in use: what its operator would do otherwise if it took over now."""
-    several = [
-        f"CiliumNode/{node.name}"
-        for node in snapshot.nodes
-        if any(
-            sum(1 for block in node.holds.blocks if block.cidr.family == family) > 1 for family in FAMILIES
-        )
-    ]
-    if several:
-        yield _obstacle(
-            "TakeoverSeveralBlocks",
-            tuple(several),
-            f"{len(several)} nodes have more than one block of a family; Cilium's agents use the first only",
-            "replace those nodes, with cluster-pool-max-blocks-per-node 1",
-        )
-    if spec.reserved:
-        yield _obstacle(
-            "TakeoverReserved",
-            tuple(f"CIDR/{cidr}" for cidr in spec.reserved),
-            "cluster-pool-reserved is set, which Cilium's operator does not know: it would grant those ranges",
-            "take them out of the pool's CIDRs first",
-        )
-    waiting = [kept for kept in snapshot.kept if not kept.owner and kept.until > now]
-    if waiting:
-        yield _obstacle(
-            "TakeoverQuarantine",
-            tuple(f"CIDR/{kept.cidr}" for kept in waiting),
-            "blocks are in quarantine, which Cilium's operator does not know: it may grant them at once",
-            f"wait {max(kept.until for kept in waiting) - now:.0f} s",
-        )
-    there = {node.name for node in snapshot.nodes}
-    bereft = [kept for kept in snapshot.kept if kept.owner in there]
-    if bereft:
-        yield _obstacle(
-            "TakeoverKept",
-            tuple(f"CIDR/{kept.cidr}" for kept in bereft),
-            "blocks stay with nodes whose CiliumNode is missing; Cilium's operator would grant them to others",
-            "restart the agents of those nodes, so that their CiliumNodes come back",
-        )
-    wide = [
-        each.cidr for each in spec.ranges if each.cidr.family == "ipv6" and each.mask - each.cidr.length > 16
-    ]
-    if wide:
-        yield _obstacle(
-            "TakeoverSpan",
-            tuple(f"CIDR/{cidr}" for cidr in wide),
-            "more than 2^16 blocks in an IPv6 range: Cilium's operator does not start with it",
-            "use narrower ranges or a smaller mask size",
-        )
-    shared = sorted(set(_sharing(snapshot, spec, index)))
-    if shared:
-        yield _obstacle(
-            "TakeoverMasks",
-            tuple(f"CIDR/{cidr}" for cidr in shared),
-            "several nodes' blocks lie in what is one block by today's mask size: Cilium's operator takes all but one away",
-            "replace those nodes, or set the mask size back",
-        )
-
-
-def _sharing(snapshot: Snapshot, spec: PoolSpec, index: Overlaps) -> Iterator[Cidr]:
-    for node in snapshot.nodes:
-        for block in node.holds.blocks:
-            cidr = block.cidr
-            for each in spec.ranges:
-                if each.cidr.contains(cidr) and cidr.length > each.mask:
-                    unit = cidr.widened(each.mask)
-                    others = index.overlapping(unit, but=node.name)
-                    if any(not other.overlaps(cidr) for _, other in others):
-                        yield unit
-
-
-def _obstacle(reason: str, objects: tuple[str, ...], cause: str, repair: str) -> Found:
-    return Found(reason, "info", objects, cause, f"before Cilium's operator takes over: {repair}")

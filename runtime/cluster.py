@@ -111,7 +111,6 @@ async def read(api: Api, *, reads_machines: bool, namespace: str, lease: str, au
     return Snapshot(
         where=f"cluster {api.cluster.server}",
         nodes=tuple(nodes[name] for name in sorted(nodes)),
-        objects={(made := as_object(raw, "v2", "CiliumNode"))["metadata"]["name"]: made for raw in raws},
         pool_objects=await pools(api),
         kept=kept,
         machines=frozenset(machines),

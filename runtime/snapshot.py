@@ -7,7 +7,6 @@ reads them. `foresee` carries the restored allocator, a private copy, to where t
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -40,7 +39,7 @@ class Leader(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """What a store holds.
 
-    where: for people. objects: by node, the CiliumNodes as the server has them; empty on SQLite.
+    where: for people.
     pools: those that were added to a SQLite store; pool_objects: the CiliumPodIPPools on the server.
     mode, recorded: what the operator said that it serves, on SQLite. machines: names of the Kubernetes Nodes, None on SQLite.
     orphans: blocks without a node, as (node, CIDR), which only a damaged SQLite file has.
@@ -48,7 +47,6 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     where: str
     nodes: tuple[Node, ...] = ()
-    objects: Mapping[str, dict[str, Any]] = {}
     pools: tuple[PoolSpec, ...] = ()
     pool_objects: tuple[dict[str, Any], ...] = ()
     kept: tuple[Kept, ...] = ()

@@ -26,7 +26,7 @@ SHORT_LEASE = (
 )
 """Fast enough for a test to wait until it runs out."""
 
-_SAMPLE = re.compile(r"^([a-zA-Z_:]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+_SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 
 class OperatorProcess:

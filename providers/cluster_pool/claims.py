@@ -47,6 +47,10 @@ class Claims:
                     record.foreign += (cidr,)
             elif cidr not in record.foreign and cidr not in record.leaving:
                 self._admit(record, cidr, shown, now)
+        if node.ignored:
+            for cidr in [cidr for cidr in record.blocks if cidr not in shown]:
+                record.drop(cidr)  # it will never be written
+                self._give_back(record.name, cidr, now)
         for cidr in node.agent.released:
             if cidr in record.blocks:
                 record.drop(cidr)

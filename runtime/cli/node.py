@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omnipam.core.cidr import parse_address
@@ -15,7 +13,8 @@ from omnipam.core.values import Facts, Node
 
 from ..config import format_duration, read_duration
 from ..config.values import read_kubernetes_name
-from . import output, target
+from . import kubectl, output, target
+from .nodeview import HEAD, name_of, pairs, row, state, state_of_object
 from .objects import cilium_node
 from .parser import add_dry_run, add_format, add_store
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 POLL_S = 0.05
 HISTORY = 5
-HEAD = ("NAME", "POD-CIDRS", "STATE", "AGE", "ERROR")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -72,12 +70,12 @@ def _list(args: argparse.Namespace) -> int:
         from ..cluster import as_object, cilium_nodes
 
         raws = target.on_cluster(args, cilium_nodes)
-        found = sorted((as_object(raw, "v2", "CiliumNode") for raw in raws), key=_name)
-        rows = [_row(each, _state_of_object(each), now) for each in found]
+        found = sorted((as_object(raw, "v2", "CiliumNode") for raw in raws), key=name_of)
+        rows = [row(each, state_of_object(each), now) for each in found]
     else:
         _, snapshot = target.look(args)
         found = [cilium_node(node) for node in snapshot.nodes]
-        rows = [_row(each, _state(node), now) for each, node in zip(found, snapshot.nodes, strict=True)]
+        rows = [row(each, state(node), now) for each, node in zip(found, snapshot.nodes, strict=True)]
     output.show(args.output, output.listed(found), lambda: output.table(HEAD, rows))
     return 0
 
@@ -86,8 +84,8 @@ def _show(args: argparse.Namespace) -> int:
     now = time.time()
     if target.is_kubernetes(args):
         made = target.on_cluster(args, lambda api: _object(api, args.name))
-        pairs = _pairs(made, _state_of_object(made), now)
-        output.show(args.output, made, lambda: output.facts(pairs))
+        facts = pairs(made, state_of_object(made), now)
+        output.show(args.output, made, lambda: output.facts(facts))
         return 0
     loaded, snapshot = target.look(args)
     node = snapshot.node(args.name)
@@ -100,7 +98,7 @@ def _show(args: argparse.Namespace) -> int:
         store.close()
 
     def text() -> str:
-        lines = output.facts(_pairs(made, _state(node), now))
+        lines = output.facts(pairs(made, state(node), now))
         if events:
             history = [(output.age(now - e.at), e.event, e.cidr or e.text, e.author) for e in events]
             lines += "\n" + output.table(("AGE", "EVENT", "WHAT", "BY"), history)
@@ -123,7 +121,7 @@ def _add(args: argparse.Namespace) -> int:
         manifest = cilium_node(node)
         manifest["metadata"] = {key: value for key, value in manifest["metadata"].items() if value}
         del manifest["status"]
-        return refuse(args, text, apply(manifest, args.context))
+        return kubectl.refuse(args, text, kubectl.apply(manifest, args.context))
     args.makes_store = True
     loaded, snapshot = target.look(args)
     if args.dry_run:
@@ -155,8 +153,10 @@ def _add(args: argparse.Namespace) -> int:
 def _delete(args: argparse.Namespace) -> int:
     if target.is_kubernetes(args):
         text = "a cluster's nodes are deleted with kubectl; type:"
-        return refuse(
-            args, text, f"kubectl{_context(args.context)} delete ciliumnode {shlex.quote(args.name)}"
+        return kubectl.refuse(
+            args,
+            text,
+            f"kubectl{kubectl.with_context(args.context)} delete ciliumnode {shlex.quote(args.name)}",
         )
     loaded, snapshot = target.look(args)
     node = snapshot.node(args.name)
@@ -168,22 +168,6 @@ def _delete(args: argparse.Namespace) -> int:
     word = f"node/{node.name} deleted" + (" (dry run)" if args.dry_run else "")
     output.show(args.output, cilium_node(node), lambda: f"{word}\n")
     return 0
-
-
-def refuse(args: argparse.Namespace, text: str, command: str) -> int:
-    """Says why not, and prints the line to type instead."""
-    output.say(f"omnipam: {args.command}: {text}")
-    output.say(command)
-    return 2
-
-
-def apply(manifest: Mapping[str, Any], context: str | None) -> str:
-    """One line for a shell that creates the object, or changes it to be so."""
-    return f"printf %s {shlex.quote(json.dumps(manifest))} | kubectl{_context(context)} apply -f -"
-
-
-def _context(context: str | None) -> str:
-    return f" --context {shlex.quote(context)}" if context else ""
 
 
 def _store_flag(args: argparse.Namespace) -> str:
@@ -255,80 +239,3 @@ async def _object(api: Api, name: str) -> dict[str, Any]:
     if found is None:
         raise NotFound(f"CiliumNode {name} is not in cluster {api.cluster.server}: see omnipam node list")
     return found
-
-
-def _state(node: Node) -> str:
-    if node.unreadable:
-        return "unreadable"
-    if not node.present:
-        return "missing"
-    if node.ignored:
-        return "ignored"
-    if node.holds.error:
-        return "error"
-    return "granted" if node.holds.blocks else "waiting"
-
-
-def _state_of_object(made: Mapping[str, Any]) -> str:
-    from ..cluster import node_of
-
-    return _state(node_of(made))
-
-
-def _row(made: Mapping[str, Any], state: str, now: float) -> tuple[str, ...]:
-    return (_name(made), ",".join(_cidrs(made)), state, _age(made, now), _error(made))
-
-
-def _pairs(made: Mapping[str, Any], state: str, now: float) -> list[tuple[str, object]]:
-    metadata, spec = _branch(made, "metadata"), _branch(made, "spec")
-    addresses = spec.get("addresses")
-    return [
-        ("Name", _name(made)),
-        ("State", state),
-        ("Pod CIDRs", ", ".join(_cidrs(made))),
-        ("Error", _error(made)),
-        ("Instance", spec.get("instance-id", "")),
-        (
-            "Addresses",
-            ", ".join(str(each.get("ip")) for each in addresses if isinstance(each, dict))
-            if isinstance(addresses, list)
-            else "",
-        ),
-        (
-            "Labels",
-            ", ".join(f"{key}={value}" for key, value in sorted(_branch(made, "metadata", "labels").items())),
-        ),
-        ("Created", metadata.get("creationTimestamp", "")),
-        ("Age", _age(made, now)),
-        ("UID", metadata.get("uid", "")),
-    ]
-
-
-def _name(made: Mapping[str, Any]) -> str:
-    return str(_branch(made, "metadata").get("name", ""))
-
-
-def _cidrs(made: Mapping[str, Any]) -> list[str]:
-    found = _branch(made, "spec", "ipam").get("podCIDRs")
-    return [str(each) for each in found] if isinstance(found, list) else []
-
-
-def _error(made: Mapping[str, Any]) -> str:
-    return str(_branch(made, "status", "ipam", "operator-status").get("error") or "")
-
-
-def _age(made: Mapping[str, Any], now: float) -> str:
-    import datetime
-
-    try:
-        created = datetime.datetime.fromisoformat(str(_branch(made, "metadata").get("creationTimestamp")))
-    except ValueError:
-        return ""
-    return output.age(now - created.timestamp())
-
-
-def _branch(tree: Any, *path: str) -> Mapping[str, Any]:
-    """What is at the path; empty where the shape is another."""
-    for key in path:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree if isinstance(tree, Mapping) else {}

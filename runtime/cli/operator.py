@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from omnipam.core.errors import OmnipamError, Retryable
+from omnipam.core.errors import Denied, NotFound, OmnipamError, Retryable
 from omnipam.core.values import Problem
 
 from ..config import Loaded, add_arguments, load, store_of
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     import structlog
 
     from ..kube.rest import Api
+    from ..operator.reload import Reloader
 
 CONFIGMAP = "cilium-config"
+RETRY_S = (0.5, 15.0)
 
 DEFAULT_LEASE = "cilium-operator-resource-lock"
 IN_ITS_PLACE = (
@@ -45,11 +47,37 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until a signal. 0: stopped; 1: the lease was lost. Raises OmnipamError for what a person must mend."""
-    return asyncio.run(_run(args))
+    """Serves until a signal. 0: stopped; 1: the lease was lost; 2: a person must act. Raises OmnipamError, too."""
+    try:
+        return asyncio.run(_run(args))
+    except (Denied, NotFound) as error:  # a right or a namespace is missing: trying again would not help
+        print(f"omnipam: {error}", file=sys.stderr)
+        return 2
+
+
+class _Signals:
+    """What the signals do at the moment; from the first moment on, so that none of them ends us in its own way."""
+
+    def __init__(self, stop: Callable[[], object]) -> None:
+        self.stop = stop
+        self.reload: Callable[[], object] = lambda: None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: self.stop())
+        loop.add_signal_handler(signal.SIGHUP, lambda: self.reload())
 
 
 async def _run(args: argparse.Namespace) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    signals = _Signals(task.cancel)
+    try:
+        return await _serve(args, signals)
+    except asyncio.CancelledError:  # asked to end before there was anything to be ended
+        return 0
+
+
+async def _serve(args: argparse.Namespace, signals: _Signals) -> int:
     from omnipam.providers.registry import find
 
     from ..logs import configure, logger
@@ -57,7 +85,8 @@ async def _run(args: argparse.Namespace) -> int:
     from ..operator.reload import Reloader
 
     async with _configmap(args) as source:
-        read = partial(_load, args, await source.first())
+        first = await source.first()
+        read = partial(_load, args, first)
         loaded = read(None)
         config = loaded.config
         configure(config.log_format, config.log_level)
@@ -73,18 +102,32 @@ async def _run(args: argparse.Namespace) -> int:
             reloader = Reloader(
                 loaded,
                 read,
+                fetch=source.read,
                 adopt=operator.reload,
                 refused=partial(_refused, connected.store, log),
                 metrics=operator.metrics,
                 log=log,
             )
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.ask)
+            signals.stop, signals.reload = operator.stop, reloader.ask
             _greet(config, log)
+            if source.is_missing(first):
+                log.warning(
+                    "this ConfigMap is not there: defaults, environment and flags alone", name=source.name
+                )
             async with Together() as beside:
+                serving = beside.start(operator.run())
                 beside.start(reloader.run())
-                beside.start(source.follow(reloader.configmap))
-                end = await operator.run()
+                beside.start(_follow(source, reloader, log))
+                end = await beside.until(serving)
     return end.value
+
+
+async def _follow(source: _ConfigMap, reloader: Reloader, log: structlog.typing.FilteringBoundLogger) -> None:
+    """Without the right to watch it the operator serves on."""
+    try:
+        await source.follow(reloader.configmap)
+    except OmnipamError as error:
+        log.warning("the ConfigMap is not followed: SIGHUP reads it again", name=source.name, why=str(error))
 
 
 def _load(
@@ -142,21 +185,33 @@ class _ConfigMap:
 
     def __init__(self, namespace: str, api: Api | None) -> None:
         self._namespace, self._api = namespace, api
+        self.name = f"{namespace}/{CONFIGMAP}"
 
     async def first(self) -> Mapping[str, str] | None:
-        """Its keys; None where it is no source. Waits while the API server is away."""
+        """Its keys; None where it is no source, or not there. Waits while the API server is away, and says so once."""
+        delay, longest = RETRY_S
+        said = False
+        while True:
+            try:
+                return await self.read()
+            except Retryable as error:
+                if not said:
+                    said = True
+                    print(f"omnipam: {error}; trying on", file=sys.stderr, flush=True)
+                await asyncio.sleep(delay)
+                delay = min(longest, delay * 2)
+
+    async def read(self) -> Mapping[str, str] | None:
+        """Its keys now."""
         if self._api is None:
             return None
         from ..kube import configmap
 
-        delay = 0.5
-        while True:
-            try:
-                return await configmap.read(self._api, self._namespace, CONFIGMAP)
-            except Retryable as error:
-                print(f"omnipam: {error}; trying on", file=sys.stderr, flush=True)
-                await asyncio.sleep(delay)
-                delay = min(15.0, delay * 2)
+        return await configmap.read(self._api, self._namespace, CONFIGMAP)
+
+    def is_missing(self, keys: Mapping[str, str] | None) -> bool:
+        """Whether it is a source, and was not there."""
+        return self._api is not None and keys is None
 
     async def follow(self, sink: Callable[[Mapping[str, str]], None]) -> None:
         """Tells every change."""
@@ -168,7 +223,8 @@ class _ConfigMap:
 
 @asynccontextmanager
 async def _configmap(args: argparse.Namespace) -> AsyncIterator[_ConfigMap]:
-    named = getattr(args, "config", None) or getattr(args, "config_dir", None)
+    variables = [prefix + name for prefix in ("OMNIPAM_", "CILIUM_") for name in ("CONFIG", "CONFIG_DIR")]
+    named = args.config or args.config_dir or any(os.environ.get(name) for name in variables)
     if named or store_of(args, os.environ) != "kubernetes":
         yield _ConfigMap(args.namespace, None)
         return

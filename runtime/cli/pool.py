@@ -15,8 +15,7 @@ from omnipam.core.values import DEFAULT_POOL, PoolRange, PoolSpec
 from ..config.values import read_kubernetes_name, split_list
 from ..snapshot import Serving, Snapshot, serving
 from ..usage import Usage, usage
-from . import output, target
-from .node import apply, refuse
+from . import kubectl, output, target
 from .objects import cilium_pool, pool_status
 from .parser import add_dry_run, add_format, add_store
 
@@ -163,7 +162,7 @@ def _add(args: argparse.Namespace) -> int:
         text = "a cluster's pools are written with kubectl; type:"
         if spec.name == DEFAULT_POOL:
             text = f"{KEYS} in ConfigMap {args.namespace}/cilium-config; where the mode is multi-pool, type:"
-        return refuse(args, text, apply(cilium_pool(spec), args.context))
+        return kubectl.refuse(args, text, kubectl.apply(cilium_pool(spec), args.context))
     loaded, snapshot = target.look(args)
     if loaded.config.ipam == "cluster-pool" and spec.name == DEFAULT_POOL:
         raise Invalid(f"pool add {spec.name}: {KEYS}: {_keys(spec)}")
@@ -172,6 +171,8 @@ def _add(args: argparse.Namespace) -> int:
     if not args.dry_run:
         with target.writable(loaded.config.store, "omnipam pool add") as store:
             store.add_pool(spec)
+    if loaded.config.ipam == "cluster-pool":
+        output.say("cluster-pool mode serves the pool default only: this one waits for another mode")
     return _said(args, spec, "added")
 
 
@@ -199,9 +200,10 @@ def _keys(spec: PoolSpec) -> str:
 
 def _delete(args: argparse.Namespace) -> int:
     if target.is_kubernetes(args):
-        context = f" --context {shlex.quote(args.context)}" if args.context else ""
-        command = f"kubectl{context} delete ciliumpodippool {shlex.quote(args.name)}"
-        return refuse(args, "a cluster's pools are deleted with kubectl; type:", command)
+        command = (
+            f"kubectl{kubectl.with_context(args.context)} delete ciliumpodippool {shlex.quote(args.name)}"
+        )
+        return kubectl.refuse(args, "a cluster's pools are deleted with kubectl; type:", command)
     loaded, snapshot = target.look(args)
     spec = next((spec for spec in snapshot.pools if spec.name == args.name), None)
     if spec is None and args.name == DEFAULT_POOL and loaded.config.ipam == "cluster-pool":

@@ -15,8 +15,8 @@ import msgspec
 
 from omnipam.core.errors import Conflict, Denied, NotFound, OmnipamError
 from omnipam.core.values import Node, Problem
-from omnipam.runtime.election import LostLease
 
+from ..election import LostLease
 from .rest import Api
 
 CONFIG_MAP = "cilium-config"

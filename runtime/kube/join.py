@@ -14,9 +14,9 @@ import msgspec
 
 from omnipam.core.errors import Invalid, OmnipamError
 from omnipam.core.values import Finding, Node
-from omnipam.runtime.garbage import Orphan
-from omnipam.runtime.store import Sink
 
+from ..garbage import Orphan
+from ..store import Sink
 from . import ciliumnode
 from .ciliumnode import CiliumNode
 from .machine import Known, Machine, known, unreadable, without_object

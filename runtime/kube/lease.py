@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from omnipam.core.errors import NotFound
-from omnipam.runtime.election import Held, Record
 
+from ..election import Held, Record
 from .errors import one_line
 from .meta import Lease, LeaseSpec
 from .rest import JSON, MERGE_PATCH, Api

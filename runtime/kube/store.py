@@ -17,10 +17,10 @@ from omnipam.core.errors import (
     Unavailable,
 )
 from omnipam.core.values import Finding, Kept, Node, PoolSpec, Problem
-from omnipam.runtime.election import LostLease
-from omnipam.runtime.garbage import Orphan
-from omnipam.runtime.store import Sink
 
+from ..election import LostLease
+from ..garbage import Orphan
+from ..store import Sink
 from . import ciliumnode
 from .ciliumnode import CiliumNode
 from .definitions import Served, ensure

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from omnipam.core.errors import Invalid
+from omnipam.core.errors import Invalid, OmnipamError
 
 from ..config import InvalidConfig, Loaded, Watched, apply_live, changed, refusals
 from ..config.config import Config
@@ -20,28 +20,35 @@ Load = Callable[[Mapping[str, str] | None], Loaded]
 
 
 class Reloader:
-    """Adopts what may change live. `adopt` raises Invalid to refuse; `refused` shows why where a person looks."""
+    """Adopts what may change live. `adopt` raises Invalid to refuse; `refused` shows why where a person looks.
+
+    fetch: reads the ConfigMap's keys now, where that is a source; None where there is none.
+    """
 
     def __init__(
         self,
         loaded: Loaded,
         load: Load,
         *,
+        fetch: Callable[[], Awaitable[Mapping[str, str] | None]],
         adopt: Callable[[Config], None],
         refused: Callable[[str], Awaitable[None]],
         metrics: Metrics,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self._running = loaded.config
-        self._load, self._adopt, self._refused = load, adopt, refused
+        self._load, self._fetch, self._adopt, self._refused = load, fetch, adopt, refused
         self._metrics, self._log = metrics, log
+        self._path = loaded.path
         self._watched = Watched(loaded.path) if loaded.path is not None else None
+        self._fetch_due = False
         self._asked = asyncio.Event()
         self._configmap: Mapping[str, str] | None = None
         self._warned: str | None = None
 
     def ask(self) -> None:
         """SIGHUP: read again now."""
+        self._fetch_due = True
         self._asked.set()
 
     def configmap(self, keys: Mapping[str, str]) -> None:
@@ -60,7 +67,21 @@ class Reloader:
                 if self._watched is None or not self._watched.changed():
                     continue
             self._asked.clear()
+            if self._fetch_due:
+                self._fetch_due = False
+                await self._refresh()
             await self._reload()
+
+    async def _refresh(self) -> None:
+        """What a person asks to be read is read now, not when it has settled or the watch shows it; and is not read twice."""
+        if self._path is not None:
+            self._watched = Watched(self._path)
+        try:
+            newest = await self._fetch()
+        except OmnipamError as error:
+            self._log.warning("the ConfigMap could not be read; going by what was last seen", why=str(error))
+        else:
+            self._configmap = newest if newest is not None else self._configmap
 
     async def _reload(self) -> None:
         try:

@@ -19,9 +19,9 @@ from omnipam.core.allocator import Denied, Published, Version
 from omnipam.core.drive import Publish
 from omnipam.core.errors import Invalid, NotFound, OmnipamError, Unavailable
 from omnipam.core.values import Held, Kept, Node, PoolSpec, Problem
-from omnipam.runtime.election import LostLease
-from omnipam.runtime.store import Sink
 
+from ..election import LostLease
+from ..store import Sink
 from .store import BUSY_S, SqliteStore
 from .values import Changes, Deletion
 from .watch import Watch

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import msgspec
 
 from omnipam.core.errors import Conflict, Invalid, NotFound, Unavailable
-from omnipam.runtime.election import Held, Record
 
+from ..election import Held, Record
 from .store import SqliteStore
 from .worker import T, Worker
 

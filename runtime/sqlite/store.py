@@ -13,8 +13,8 @@ from omnipam.core.allocator import Conflict, Denied, Gone, Published, Unknown, V
 from omnipam.core.drive import Publish
 from omnipam.core.errors import Invalid, NotFound, OutcomeUnknown
 from omnipam.core.values import Node, Problem
-from omnipam.runtime.election import LostLease
 
+from ..election import LostLease
 from . import blocks, rows
 from .connection import in_our_words, said, writing
 from .location import path_of
