@@ -92,7 +92,7 @@ def _floor(server: BenchmarkServer, size: Size, turn: int) -> Done:
 def _start(server: BenchmarkServer, nodes: int) -> Start:
     before, first, strangers, spent = server.writes(), server.revision(), Strangers(), server.cpu_s()
     with operator(server) as running:
-        looks = _until_served(server, running, first, nodes)
+        looks = until_served(server, running, first, nodes)
         cpu_s, spent = running.cpu_s, server.cpu_s() - spent
         others = strangers.share(cpu_s + spent)
         writes, peak_mb = server.writes() - before, running.peak_mb
@@ -108,7 +108,7 @@ Look = tuple[float, int]
 """When we looked (perf_counter), and the revision that was seen."""
 
 
-def _until_served(server: BenchmarkServer, running: Operator, first: int, nodes: int) -> list[Look]:
+def until_served(server: BenchmarkServer, running: Operator, first: int, nodes: int) -> list[Look]:
     """Look at the revision until it has stood still for a while, after at least a write a node."""
     looks: list[Look] = []
     end = running.began + PATIENCE_S

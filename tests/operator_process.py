@@ -50,12 +50,23 @@ class OperatorProcess:
         self.log = directory / f"{name}.log"
         self.api_port = api_port or free_port()
         self.metrics_port = metrics_port or free_port()
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("OMNIPAM_", "CILIUM_", "KUBE"))}
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("OMNIPAM_", "CILIUM_", "KUBE"))
+        }
         kept |= {"HOME": str(directory), "XDG_STATE_HOME": str(directory)}
         if kubeconfig is not None:
             kept["KUBECONFIG"] = str(kubeconfig)
         command = [
-            *(sys.executable, "-m", "omnipam.runtime.cli", "operator", "--log-format=json", "--log-level=debug"),
+            *(
+                sys.executable,
+                "-m",
+                "omnipam.runtime.cli",
+                "operator",
+                "--log-format=json",
+                "--log-level=debug",
+            ),
             f"--operator-api-serve-addr=127.0.0.1:{self.api_port}",
             f"--operator-prometheus-serve-addr=127.0.0.1:{self.metrics_port}",
             *flags,
@@ -128,7 +139,9 @@ class OperatorProcess:
     def get(self, path: str, *, port: int | None = None) -> tuple[int, str]:
         """Status and body of one of its pages; 0 where nothing answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port or self.api_port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port or self.api_port}{path}", timeout=5
+            ) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -140,13 +153,15 @@ class OperatorProcess:
         """Every sample, by its name with the labels as they are printed."""
         _, body = self.get("/metrics", port=self.metrics_port)
         return {
-            f"{name}{{{labels}}}" if labels else name: float(value) for name, labels, value in _SAMPLE.findall(body)
+            f"{name}{{{labels}}}" if labels else name: float(value)
+            for name, labels, value in _SAMPLE.findall(body)
         }
 
     # -- waiting for it
 
     def until(self, condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
         """Polls until the condition is true. Raises AssertionError with the end of its log if it ends before."""
+
         def met() -> object:
             return condition() or not self.running
 

@@ -53,18 +53,10 @@ def dump(format: str, document: object) -> str:
         return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
     import yaml
 
-    plain = msgspec.to_builtins(document)
-    return yaml.dump(plain, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=1000)
-
-
-def _dumper() -> type:
-    import yaml
-
-    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # the base is found at run time
-        def ignore_aliases(self, data: object) -> bool:
-            return True
-
-    return Dumper
+    plain = msgspec.to_builtins(document)  # copies: nothing is shared, so that YAML needs no anchors
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True, width=1000)
+    return text
 
 
 def listed(items: Sequence[Mapping[str, object]]) -> dict[str, object]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from benchmarks import __main__ as program
 from benchmarks import table
@@ -43,7 +44,14 @@ def test_the_file_has_the_contract_s_shape(results: Path) -> None:
         "version": 1,
         "rows": [
             {"name": "one thing", "measured": 3.0, "floor": 2.0, "ratio": 1.5, "target": 1.5, "ok": True},
-            {"name": "memory, MB", "measured": 51.5, "floor": None, "ratio": None, "target": 80.0, "ok": True},
+            {
+                "name": "memory, MB",
+                "measured": 51.5,
+                "floor": None,
+                "ratio": None,
+                "target": 80.0,
+                "ok": True,
+            },
         ],
     }
     assert [each.name for each in results.iterdir()] == ["fake.json"]
@@ -52,9 +60,7 @@ def test_the_file_has_the_contract_s_shape(results: Path) -> None:
 def test_the_table_has_a_line_a_row_with_aligned_columns() -> None:
     text = table.render([GOOD, BAD, Row.most("writes a node", 1.0, 1.0), Row.over("tiny", 4e-8, 2e-8, 60.0)])
     assert text.splitlines() == [
-        "name           measured  floor   ratio  target  ok",
-        "one thing             3      2  1.50 ×   ≤ 1.5 ×  ok",
-    ] or text.splitlines()[1:] == [
+        "name           measured  floor   ratio   target  ok",
         "one thing             3      2  1.50 ×  ≤ 1.5 ×  ok",
         "another             3.1      2  1.55 ×  ≤ 1.5 ×  MISSED",
         "writes a node         1                     ≤ 1  ok",
@@ -64,7 +70,7 @@ def test_the_table_has_a_line_a_row_with_aligned_columns() -> None:
 
 @pytest.mark.parametrize("made", [[{"name": "x", "measured": "fast"}], [{"name": "x"}], None, 3])
 def test_rows_of_another_shape_are_refused(made: object) -> None:
-    with pytest.raises(Exception, match="Expected|missing"):
+    with pytest.raises(msgspec.ValidationError):
         table.rows_of(made)
 
 
@@ -78,7 +84,9 @@ def _fails() -> object:
 
 
 @pytest.mark.parametrize(
-    ("made", "code"), [(lambda: [GOOD], 0), (lambda: [GOOD, BAD], 1), (_fails, 1)], ids=["met", "missed", "failed"]
+    ("made", "code"),
+    [(lambda: [GOOD], 0), (lambda: [GOOD, BAD], 1), (_fails, 1)],
+    ids=["met", "missed", "failed"],
 )
 def test_the_exit_code_says_whether_all_targets_were_met(
     made: Callable[[], object], code: int, results: Path, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,8 @@ from tests.unit.cli.console import Console, lead, pool, serve
 from omnipam.core.cidr import parse
 from omnipam.core.drive import Publish
 from omnipam.core.values import Block, Grant, Kept, Problem
+from omnipam.runtime.audit import DropBlocks, Found
+from omnipam.runtime.cli.check import _on_sqlite
 
 SPEC = pool(("10.0.0.0/16", 24))
 
@@ -221,6 +223,22 @@ def test_fix_frees_blocks_without_a_node(settled: Console) -> None:
     assert "10.0.1.0/24" in finding["cause"]
     assert settled("check", "--fix").code == 0
     assert found(settled) == {}
+
+
+def test_fix_frees_nothing_of_a_node_that_came_back(settled: Console) -> None:
+    again = Found("BlocksWithoutNode", "error", (), "", "", DropBlocks("b"))
+    (why,) = _on_sqlite(settled.url, [again])
+    assert "is back" in why
+    with settled.store() as store:
+        assert [granted.node for granted in store.grants()] == ["a", "b"]
+
+
+def test_info_is_no_problem(settled: Console) -> None:
+    with settled.store() as store:
+        store.keep((Kept("default", parse("10.0.6.0/24"), until=1.0),))
+    answer = settled("check", "-o", "json")
+    assert [each["severity"] for each in answer.json["findings"]] == ["info"]
+    assert answer.code == 0
 
 
 def test_a_pool_over_the_nodes_own_addresses(console: Console) -> None:

@@ -186,6 +186,19 @@ def test_on_kubernetes_kubectl_writes(
     )
 
 
+def test_what_is_kept_counts_as_long_as_it_holds() -> None:
+    nodes = [Node("bereft", present=False)]
+    kept = [
+        Kept("default", parse("10.0.0.0/24"), owner="bereft"),
+        Kept("default", parse("10.0.1.0/24"), owner="gone"),
+        Kept("default", parse("10.0.2.0/24"), until=100.0),
+        Kept("default", parse("10.0.3.0/24"), until=99.0),
+        Kept("other", parse("10.0.4.0/24"), until=200.0),
+    ]
+    (counted,) = usage(pool(("10.0.0.0/21", 24)), nodes, kept, 99.0).ranges
+    assert (counted.used, counted.quarantined, counted.free) == (1, 1, 6)
+
+
 blocks = st.builds(
     lambda first, length: Cidr(32, (10 << 24 | first) >> (32 - length) << (32 - length), length),
     st.integers(0, 2**12 - 1),

@@ -1,0 +1,259 @@
+"""The operator over the embedded store, as a process: what is granted, kept and handed over, however it ends."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.kube.admin import wait_until
+from tests.operator_process import SHORT_LEASE, OperatorProcess
+
+from omnipam.core.cidr import Cidr
+from omnipam.core.values import Node
+from omnipam.runtime.sqlite.store import SqliteStore
+
+POOL = ("--cluster-pool-ipv4-cidr=10.1.0.0/16", "--cluster-pool-ipv4-mask-size=24")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/omnipam.db"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[SqliteStore]:
+    with SqliteStore(url, author="test") as opened:
+        yield opened
+
+
+def operator(url: str, tmp_path: Path, *flags: str, name: str = "operator") -> OperatorProcess:
+    return OperatorProcess(tmp_path, f"--store={url}", *SHORT_LEASE, *flags, name=name)
+
+
+def granted(store: SqliteStore) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for each in store.grants():
+        found.setdefault(each.node, []).append(str(each.block.cidr))
+    return found
+
+
+def no_two_overlap(store: SqliteStore) -> bool:
+    cidrs: list[Cidr] = [each.block.cidr for each in store.grants()]
+    return not any(one.overlaps(other) for one, other in itertools.combinations(cidrs, 2))
+
+
+def served(store: SqliteStore, *names: str) -> bool:
+    return set(names) <= granted(store).keys()
+
+
+def test_a_node_of_another_process_is_granted_at_once(url: str, tmp_path: Path, store: SqliteStore) -> None:
+    both = ("--enable-ipv6=true", "--cluster-pool-ipv6-cidr=fd00::/104", "--cluster-pool-ipv6-mask-size=120")
+    with operator(url, tmp_path, *POOL, *both) as op:
+        op.until_leading().until_ready()
+        took = []
+        for number in range(10):
+            began = time.monotonic()
+            store.add_node(Node(f"n{number}"))
+            wait_until(lambda name=f"n{number}": served(store, name), "granted")
+            took.append(time.monotonic() - began)
+        assert sorted(took)[5] < 0.3, took  # seen within 50 ms; loosely, for a busy machine
+        assert granted(store)["n0"] == ["10.1.0.0/24", "fd00::/120"]
+        assert no_two_overlap(store)
+        metrics = op.metrics()
+        assert metrics['omnipam_pool_blocks{family="ipv4",pool="default",state="used"}'] == 10
+        assert metrics["cilium_operator_ipam_k8s_sync_queued_total"] >= 10
+        assert metrics["omnipam_leading"] == 1
+        assert [event.event for event in store.history("n0")] == ["granted", "granted"]
+        began = time.monotonic()
+        assert op.stop() == 0
+        assert time.monotonic() - began < 1.0
+
+
+def test_a_restart_grants_nothing_new(url: str, tmp_path: Path, store: SqliteStore) -> None:
+    for number in range(20):
+        store.add_node(Node(f"n{number}"))
+    with operator(url, tmp_path, *POOL) as op:
+        op.until(lambda: len(granted(store)) == 20, "all granted")
+        before, revision, history = granted(store), store.revision(), store.history()
+        op.kill()
+    with operator(url, tmp_path, *POOL) as op:
+        op.until_leading()
+        store.add_node(Node("later"))
+        op.until(lambda: served(store, "later"), "the restarted one grants")
+        assert op.stop() == 0
+    assert {name: cidrs for name, cidrs in granted(store).items() if name != "later"} == before
+    assert store.revision() == revision + 2  # added, granted
+    assert len(store.history()) == len(history) + 1
+    assert store.settings().mode == "cluster-pool"
+
+
+def test_the_second_takes_over_at_once_when_the_first_is_asked_to_end(
+    url: str, tmp_path: Path, store: SqliteStore
+) -> None:
+    slow = "--leader-election-lease-duration=60s"  # were it waited for, this test would fail
+    with operator(url, tmp_path, *POOL, slow, name="one") as one:
+        one.until_leading()
+        with operator(url, tmp_path, *POOL, slow, name="two") as two:
+            two.until_said("standing by")
+            two.until_ready()
+            assert not two.lines("restored")
+            assert two.metrics()["omnipam_leading"] == 0
+            assert one.stop() == 0
+            two.until_leading(10.0)
+            store.add_node(Node("n"))
+            two.until(lambda: served(store, "n"), "the second grants")
+
+
+def test_the_second_takes_over_when_the_first_is_killed(url: str, tmp_path: Path, store: SqliteStore) -> None:
+    with operator(url, tmp_path, *POOL, name="one") as one, operator(url, tmp_path, *POOL, name="two") as two:
+        wait_until(lambda: one.lines("restored") or two.lines("restored"), "one leads")
+        leader, other = (one, two) if one.lines("restored") else (two, one)
+        store.add_node(Node("before"))
+        leader.until(lambda: served(store, "before"), "granted")
+        other.until_said("standing by")
+        leader.kill()
+        store.add_node(Node("after"))
+        other.until(lambda: served(store, "after"), "the other grants")
+    assert no_two_overlap(store)
+
+
+def test_a_leader_that_slept_through_its_lease_writes_nothing_and_ends(
+    url: str, tmp_path: Path, store: SqliteStore
+) -> None:
+    with operator(url, tmp_path, *POOL, name="one") as one:
+        one.until_leading()
+        with operator(url, tmp_path, *POOL, name="two") as two:
+            two.until_said("standing by")
+            one.send(signal.SIGSTOP)
+            store.add_node(Node("n"))
+            two.until(lambda: served(store, "n"), "the second grants")
+            before = store.history()
+            store.add_node(Node("m"))
+            one.send(signal.SIGCONT)
+            assert one.wait() == 1
+            assert one.lines("leader election: the lease is lost")
+            two.until(lambda: served(store, "m"), "the second still grants")
+    author = {event.author for event in store.history() if event not in before}
+    assert author == {two.lines("leading")[0]["identity"]}
+    assert no_two_overlap(store)
+
+
+def test_quarantine_survives_a_kill(url: str, tmp_path: Path, store: SqliteStore) -> None:
+    tiny = ("--cluster-pool-ipv4-cidr=10.1.0.0/24", "--cluster-pool-ipv4-mask-size=25")
+    flags = (*tiny, "--cluster-pool-quarantine=1h")
+    store.add_node(Node("a"))
+    with operator(url, tmp_path, *flags) as op:
+        op.until(lambda: served(store, "a"), "granted")
+        was = granted(store)["a"]
+        store.delete_node("a")
+        op.until(store.kept, "kept")
+        op.kill()
+    with operator(url, tmp_path, *flags) as op:
+        op.until_leading()
+        store.add_node(Node("b"))
+        op.until(lambda: served(store, "b"), "granted")
+        store.add_node(Node("c"))
+        line = op.until_said("unmet demand")
+        assert (line["node"], line["reason"]) == ("c", "PoolExhausted")
+        assert granted(store)["b"] != was
+        assert not served(store, "c")
+        op.until(lambda: store.history("c"), "a line of history")
+        assert store.history("c")[0].event == "problem"
+        assert [str(each.cidr) for each in store.kept()] == was
+        assert op.metrics()["omnipam_nodes_unserved"] == 1
+        assert op.metrics()['omnipam_problems_total{reason="PoolExhausted"}'] == 1
+
+
+def test_exhaustion_heals_by_itself(url: str, tmp_path: Path, store: SqliteStore) -> None:
+    tiny = ("--cluster-pool-ipv4-cidr=10.1.0.0/24", "--cluster-pool-ipv4-mask-size=24")
+    store.add_node(Node("a"))
+    with operator(url, tmp_path, *tiny) as op:
+        op.until(lambda: served(store, "a"), "granted")
+        store.add_node(Node("b"))
+        op.until(
+            lambda: (node := store.node("b")) and node.holds.error.startswith("allocator full"), "said so"
+        )
+        store.delete_node("a")
+        op.until(lambda: served(store, "b"), "granted")
+        op.until(lambda: (node := store.node("b")) and not node.holds.error, "cleared")
+        op.until_said("recovered")
+
+
+def test_it_waits_while_another_process_has_locked_the_file(
+    url: str, tmp_path: Path, store: SqliteStore
+) -> None:
+    locked = sqlite3.connect(tmp_path / "new.db", isolation_level=None)
+    locked.execute("PRAGMA locking_mode = EXCLUSIVE")
+    locked.execute("BEGIN EXCLUSIVE")
+    with operator(f"sqlite:///{tmp_path}/new.db", tmp_path, *POOL) as op:
+        op.until_said("the store cannot be reached")
+        assert op.get("/readyz")[0] == 503
+        assert op.get("/healthz")[0] == 200
+        locked.execute("ROLLBACK")
+        locked.close()
+        op.until_leading().until_ready()
+        assert len(op.lines("the store cannot be reached")) == 1
+        assert op.stop() == 0
+
+
+def test_a_refused_reload_is_a_line_of_history(url: str, tmp_path: Path, store: SqliteStore) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("cluster-pool-ipv4-cidr: 10.1.0.0/16\n")
+    store.add_node(Node("a"))
+    with operator(url, tmp_path, f"--config={config}") as op:
+        op.until(lambda: served(store, "a"), "granted")
+        config.write_text("cluster-pool-ipv4-cidr: 10.1.0.0/99\n")
+        op.send(signal.SIGHUP)
+        line = op.until_said("configuration refused")
+        assert "10.1.0.0/99" in line["why"]
+        op.until(lambda: store.history("")[:1], "a line of history")
+        event = store.history("")[0]
+        assert event.event == "problem"
+        assert "10.1.0.0/99" in event.text
+        config.write_text("cluster-pool-ipv4-cidr: [10.1.0.0/16, 10.2.0.0/16]\n")
+        op.send(signal.SIGHUP)
+        op.until_said("configuration reloaded")
+        op.until(lambda: len(store.settings().pools[0].ranges) == 2, "recorded for the commands")
+        metrics = op.metrics()
+        assert metrics['omnipam_reloads_total{result="refused"}'] == 1
+        assert metrics['omnipam_reloads_total{result="adopted"}'] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--cluster-pool-ipv4-cidr=10.1.0.0/99",), "10.1.0.0/99"),
+        (("--cluster-pool-ipv4-cidr=",), "cluster-pool-ipv4-cidr"),
+        (("--cluster-pool-ipv4-cidr=10.1.0.0/16", "--cluster-pool-ipv4-mask-size=8"), "mask-size"),
+        (("--cluster-pool-ipv4-cidr=10.1.0.0/16,10.1.2.0/24",), "10.1.2.0/24"),
+        (("--ipam=no-such-mode",), "no-such-mode"),
+        (("--ipam=kubernetes",), "--store kubernetes"),
+        (("--config-dir=/no/such/folder",), "/no/such/folder"),
+        (("--no-such-flag",), "--no-such-flag"),
+    ],
+)
+def test_what_a_person_must_mend_is_one_line_and_exit_2(
+    url: str, tmp_path: Path, flags: tuple[str, ...], said: str
+) -> None:
+    with operator(url, tmp_path, *flags) as op:
+        assert op.wait() == 2
+        (line,) = [line for line in op.text().splitlines() if said in line]
+        assert line.startswith("omnipam")
+        assert "Traceback" not in op.text()
+
+
+@pytest.mark.parametrize("which", ["api", "metrics"])
+def test_a_port_in_use_is_one_line_and_exit_2(url: str, tmp_path: Path, which: str) -> None:
+    with operator(url, tmp_path, *POOL, name="one") as one:
+        one.until_leading()
+        ports = {"api_port": one.api_port} if which == "api" else {"metrics_port": one.metrics_port}
+        with OperatorProcess(tmp_path, f"--store={url}", *POOL, name="two", **ports) as two:
+            assert two.wait() == 2
+            (line,) = [line for line in two.text().splitlines() if "is in use" in line]
+            assert str(next(iter(ports.values()))) in line
+            assert "Traceback" not in two.text()

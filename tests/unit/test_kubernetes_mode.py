@@ -1,0 +1,231 @@
+"""kubernetes mode: the machines' pod CIDRs become the nodes', written only where nothing is, and what is wrong is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from omnipam.core.allocator import Settings
+from omnipam.core.cidr import Family, parse
+from omnipam.core.drive import Drive, VirtualClock, run
+from omnipam.core.values import Facts, Problem
+from omnipam.fixtures.memory_store import Fault, MemoryStore
+from omnipam.providers.kubernetes import KubernetesMode
+
+
+class Operator:
+    """A store, a clock, and kubernetes mode following it."""
+
+    def __init__(self, *families: Family, grace_s: float = 60.0) -> None:
+        self.settings = Settings(families=families or ("ipv4",), grace_s=grace_s)
+        self.clock = VirtualClock()
+        self.store = MemoryStore(self.clock.now)
+        self.restart()
+
+    def restart(self) -> None:
+        self.allocator = KubernetesMode(self.settings)
+        self.drive = Drive(self.allocator)
+        self.allocator.restore(self.store.nodes(), (), (), self.clock.now())
+        self.store.skip()
+        self.turn()
+
+    def turn(self, seconds: float = 0.0) -> None:
+        until = self.clock.now() + seconds
+        for _ in range(20):
+            self.store.deliver(self.drive)
+            run(self.drive, self.store, self.clock, until=until)
+            if self.store.pending == (0, 0):
+                break
+        self.clock.sleep(max(0.0, until - self.clock.now()))
+        run(self.drive, self.store, self.clock)
+
+    def add(self, name: str, *cidrs: str, shows: tuple[str, ...] = ()) -> None:
+        self.clock.sleep(1.0)
+        self.store.add(name, facts=Facts(pod_cidrs=tuple(map(parse, cidrs))), blocks=list(map(parse, shows)))
+        self.turn()
+
+    def machine(self, name: str, *cidrs: str) -> None:
+        self.store.add_machine(name, facts=Facts(pod_cidrs=tuple(map(parse, cidrs))))
+        self.turn()
+
+    def has(self, name: str) -> list[str]:
+        return [str(block.cidr) for block in self.store.objects[name].holds.blocks]
+
+    def error(self, name: str) -> str:
+        return self.store.objects[name].holds.error
+
+    def reasons(self, name: str) -> list[str]:
+        return [problem.reason for problem in self.allocator.grant(name).problems]
+
+    def found(self) -> list[tuple[str, tuple[str, ...]]]:
+        return [(finding.reason, finding.objects) for finding in self.allocator.findings()]
+
+
+def test_the_machines_range_is_written_where_there_is_none() -> None:
+    operator = Operator("ipv4", "ipv6")
+    operator.add("a", "fd00:1::/64", "10.1.0.0/24")
+    assert operator.has("a") == ["10.1.0.0/24", "fd00:1::/64"]
+    assert operator.error("a") == ""
+    assert operator.found() == []
+    assert [pool.used for pool in operator.allocator.capacity().pools] == [1, 1]
+
+
+def test_what_the_agent_wrote_costs_no_write() -> None:
+    operator = Operator()
+    operator.add("a", "10.1.0.0/24", shows=("10.1.0.0/24",))
+    operator.restart()
+    assert operator.store.writes == []
+
+
+def test_a_differing_value_is_a_finding_and_never_a_write() -> None:
+    operator = Operator()
+    operator.add("a", "10.1.0.0/24", shows=("10.2.0.0/24",))
+    operator.turn(600.0)
+    operator.restart()
+    assert operator.store.writes == []
+    assert operator.found() == [("CIDRsDiffer", ("CiliumNode/a", "Node/a"))]
+    operator.store.change("a", blocks=[parse("10.1.0.0/24")])
+    operator.turn()
+    assert operator.found() == []
+
+
+def test_both_families_are_awaited_since_a_list_once_written_stays() -> None:
+    operator = Operator("ipv4", "ipv6")
+    operator.add("a", "10.1.0.0/24")
+    assert operator.has("a") == []
+    operator.machine("a", "10.1.0.0/24", "fd00:1::/64")
+    assert operator.has("a") == ["10.1.0.0/24", "fd00:1::/64"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("10.1.0.0/24", "10.1.0.0/24"),
+        ("10.1.0.0/16", "10.1.7.0/24"),
+        ("10.1.7.128/25", "10.0.0.0/8"),
+        ("0.0.0.0/0", "10.1.7.5/32"),
+        ("fd00::/48", "fd00:0:0:7::/64"),
+    ],
+)
+def test_of_two_overlapping_nodes_the_younger_is_given_nothing(first: str, second: str) -> None:
+    operator = Operator(parse(first).family)
+    operator.add("old", first)
+    operator.add("young", second)
+    assert (operator.has("old"), operator.has("young")) == ([first], [])
+    assert operator.found() == [("CIDRsOverlap", ("Node/old", "Node/young"))]
+    assert operator.error("young").startswith(f"{second} overlaps {first} of node old — ")
+    assert operator.error("old").startswith(f"{first} overlaps {second} of node young — ")
+    assert operator.allocator.capacity().unserved == 2
+    operator.store.remove("old")
+    operator.turn()
+    assert operator.has("young") == [second]
+    assert operator.error("young") == ""
+    assert operator.found() == []
+
+
+def test_an_older_node_is_given_nothing_that_a_younger_shows() -> None:
+    operator = Operator()
+    operator.add("old")
+    operator.add("young", "10.1.0.0/24")
+    operator.machine("old", "10.1.0.0/24")
+    assert (operator.has("old"), operator.has("young")) == ([], ["10.1.0.0/24"])
+    operator.restart()
+    assert (operator.has("old"), operator.has("young")) == ([], ["10.1.0.0/24"])
+
+
+def test_a_grant_on_its_way_to_a_younger_node_counts_as_shown() -> None:
+    operator = Operator()
+    operator.add("old")
+    operator.store.faults.append(Fault.LATE)
+    operator.add("young", "10.1.0.0/24")
+    operator.machine("old", "10.1.0.0/24")
+    operator.store.land()
+    operator.turn(60.0)
+    assert (operator.has("old"), operator.has("young")) == ([], ["10.1.0.0/24"])
+
+
+def test_when_both_show_it_both_keep_it() -> None:
+    operator = Operator()
+    operator.add("a", "10.1.0.0/24", shows=("10.1.0.0/24",))
+    operator.add("b", "10.1.0.0/24", shows=("10.1.0.0/24",))
+    operator.turn(600.0)
+    assert operator.has("a") == operator.has("b") == ["10.1.0.0/24"]
+    assert {write.part for write in operator.store.writes} == {"status"}
+
+
+def test_no_range_is_said_after_the_grace_time_and_not_before() -> None:
+    operator = Operator("ipv4", "ipv6", grace_s=60.0)
+    operator.add("a")
+    operator.turn(59.0)
+    assert operator.reasons("a") == []
+    operator.turn(2.0)
+    assert operator.reasons("a") == ["NoPodCIDR", "NoPodCIDR"]
+    assert operator.error("a").startswith(
+        "the Node has no ipv4 pod CIDR — run kube-controller-manager with --allocate-node-cidrs"
+    )
+    operator.machine("a", "10.1.0.0/24", "fd00:1::/64")
+    assert operator.error("a") == ""
+    assert operator.has("a") == ["10.1.0.0/24", "fd00:1::/64"]
+    assert operator.allocator.wake(operator.clock.now()) is None
+
+
+def test_a_node_made_anew_has_its_own_grace_time() -> None:
+    operator = Operator(grace_s=60.0)
+    operator.add("a")
+    operator.turn(50.0)
+    operator.store.remove("a")
+    operator.add("a")
+    operator.turn(30.0)
+    assert operator.reasons("a") == []
+    operator.turn(40.0)
+    assert operator.reasons("a") == ["NoPodCIDR"]
+
+
+def test_many_events_within_the_grace_time_wake_once() -> None:
+    operator = Operator(grace_s=60.0)
+    operator.add("a")
+    for _ in range(50):
+        operator.store.change("a")
+        operator.turn()
+    wake = operator.allocator.wake(operator.clock.now())
+    assert wake is not None
+    operator.allocator.due(wake)
+    assert operator.allocator.wake(wake) is None
+
+
+def test_a_range_of_a_wrong_family_is_said_and_not_written() -> None:
+    operator = Operator("ipv4")
+    operator.add("a", "10.1.0.0/24", "fd00:1::/64")
+    assert operator.has("a") == ["10.1.0.0/24"]
+    assert operator.reasons("a") == ["WrongFamily"]
+    assert operator.error("a").startswith("fd00:1::/64 is ipv6, which is not enabled")
+
+
+def test_a_vanished_object_is_written_anew_when_it_comes_back() -> None:
+    operator = Operator()
+    operator.add("a", "10.1.0.0/24")
+    operator.store.remove_object("a")
+    operator.turn()
+    operator.add("b", "10.1.0.0/24")
+    assert operator.has("b") == [], "a's machine still has it"
+    operator.add("a", "10.1.0.0/24")
+    assert operator.has("a") == ["10.1.0.0/24"]
+    assert operator.allocator.kept() == ()
+
+
+def test_an_unreadable_machine_is_said_and_given_nothing() -> None:
+    operator = Operator()
+    broken = Problem("Unreadable", "invalid CIDR address: x", "correct spec.podCIDRs of Node a")
+    operator.store.add("a", facts=Facts(pod_cidrs=(parse("10.1.0.0/24"),)))
+    operator.store.change("a", unreadable=[broken])
+    operator.turn()
+    assert operator.has("a") == []
+    assert operator.error("a") == str(broken)
+
+
+def test_only_the_nodes_concerned_are_looked_at_again() -> None:
+    operator = Operator()
+    for number in range(30):
+        operator.add(f"n{number}", f"10.1.{number}.0/24")
+    operator.store.add("late", facts=Facts(pod_cidrs=(parse("10.1.7.0/25"),)))
+    operator.store.deliver(operator.drive)
+    assert operator.allocator.stale() == ["late", "n7"]
