@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
@@ -65,9 +64,3 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def request_timeout_s(self) -> float:
         """The longest a leader's request may take, so that it has ended when another replica may lead."""
         return self.leader_election_lease_duration - self.leader_election_renew_deadline
-
-    @property
-    def sqlite_path(self) -> Path | None:
-        """The embedded store's file; None on Kubernetes."""
-        scheme, _, path = self.store.partition(":///")
-        return Path(path) if scheme == "sqlite" else None

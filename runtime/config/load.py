@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import ChainMap
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import msgspec
 
 from omnipam.core.errors import Invalid
 
+from ..sqlite.location import default_url
 from . import sources
 from .checks import line, problems
 from .config import Config
@@ -107,7 +107,7 @@ def store_of(args: argparse.Namespace, env: Mapping[str, str]) -> str:
     _, layers = _layers(args, env)
     setting = ChainMap(*(layer.settings for layer in reversed(layers))).get("store")
     if setting is None:
-        return _default_store(env)
+        return default_url(env)
     try:
         return str(_value(BY_NAME["store"], setting, MODES))
     except Invalid as error:
@@ -183,14 +183,7 @@ def _fill(values: dict[str, object], env: Mapping[str, str]) -> None:
             key = BY_NAME[f"cluster-pool-{family}-cidr"]
             values[field] = key.kind.read(key.unset) if used else ()
     if values["store"] is None:
-        values["store"] = _default_store(env)
-
-
-def _default_store(env: Mapping[str, str]) -> str:
-    state = env.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(state):  # the XDG specification says to ignore a relative one
-        state = os.path.join(env.get("HOME") or os.path.expanduser("~"), ".local", "state")
-    return f"sqlite:///{os.path.join(state, 'omnipam', 'omnipam.db')}"
+        values["store"] = default_url(env)
 
 
 def _unknown(layers: Collection[Layer]) -> tuple[str, ...]:

@@ -63,7 +63,6 @@ def test_defaults() -> None:
     )
     assert config.request_timeout_s == 5.0
     assert config.store == "sqlite:////home/u/.local/state/omnipam/omnipam.db"
-    assert str(config.sqlite_path) == "/home/u/.local/state/omnipam/omnipam.db"
     assert set(config.sources.values()) == {"default"}
 
 
@@ -150,7 +149,6 @@ def test_store_is_known_before_the_configmap_is() -> None:
         InvalidConfig, match=r"^store: postgres is no store \(flag --store\); write kubernetes"
     ):
         store_of(flags("--store", "postgres"), HOME)
-    assert loaded("--store", "kubernetes").config.sqlite_path is None
 
 
 MASK, POOL = "cluster-pool-ipv4-mask-size", "cluster-pool-ipv4-cidr"
