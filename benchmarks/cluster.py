@@ -67,6 +67,7 @@ class BenchmarkServer(ApiServer):
 
     def forget_lease(self) -> None:
         """The next operator finds no Lease."""
+        self.admin.close()  # it may have lain idle for longer than the server keeps a connection
         try:
             self.admin.delete(f"{LEASES}/{LEASE}")
         except ApiError as error:

@@ -57,13 +57,13 @@ def measure(size: Size) -> list[Row]:
     with BenchmarkServer() as server:
         raw(server, "create", count=size.nodes)
         time.sleep(AFTER_S)
-        floors = [_floor(server, size, 0)]
+        floors = [_floor(server, size.nodes, 0)]
         starts = []
         for turn in range(1, size.rounds + 1):
+            _empty(server)
             starts.append(_start(server, size.nodes))
-            raw(server, "clear")
-            time.sleep(AFTER_S)
-            floors.append(_floor(server, size, turn))
+            _empty(server)
+            floors.append(_floor(server, size.nodes, turn))
     around = [fmean((before.seconds, after.seconds)) for before, after in pairwise(floors)]
     ratios = [start.seconds / floor for start, floor in zip(starts, around, strict=True)]
     name = f"operator start, {size.nodes:,} nodes"
@@ -76,16 +76,19 @@ def measure(size: Size) -> list[Row]:
     ]
 
 
-def _floor(server: BenchmarkServer, size: Size, turn: int) -> Done:
-    """The floor, and the nodes empty again."""
+def _empty(server: BenchmarkServer) -> None:
+    """No node has podCIDRs any more, and the server has come to rest."""
+    raw(server, "clear")
+    time.sleep(AFTER_S)
+
+
+def _floor(server: BenchmarkServer, nodes: int, turn: int) -> Done:
     strangers, spent = Strangers(), server.cpu_s()
     floor = raw(server, "grant", turn=turn)
     spent = server.cpu_s() - spent
-    if floor.requests != size.nodes:
-        raise RunFailed(f"the floor patched {floor.requests} nodes, not {size.nodes}")
+    if floor.requests != nodes:
+        raise RunFailed(f"the floor patched {floor.requests} nodes, not {nodes}")
     note_of("floor", floor.seconds, floor.cpu_s, spent, strangers.share(spent))
-    raw(server, "clear")
-    time.sleep(AFTER_S)
     return floor
 
 

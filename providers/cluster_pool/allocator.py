@@ -83,6 +83,8 @@ class ClusterPool:
                 return
             record = self._records[node.name] = Record(node)
             claims.inherit(record, orphans)
+            if orphans:
+                claims.absent.add(node.name)
             claims.learn(record, now)
         else:
             before = record.node
@@ -106,7 +108,7 @@ class ClusterPool:
                     claims.learn(record, now)
                 if record.writable and (before.ignored or before.unreadable):
                     claims.contest(record, now)
-        (claims.absent.discard if record.node.present else claims.absent.add)(node.name)
+        claims.note_absence(record)
         self._overlap.see(record.node)
         self._look_at(record)
 
@@ -200,6 +202,7 @@ class ClusterPool:
         held = Held(grant.blocks, grant.error)
         record.node = msgspec.structs.replace(record.node, version=outcome.version, holds=held)
         self._claims.learn(record, now)
+        self._claims.note_absence(record)
         self._look_at(record)
 
     def wake(self, now: float) -> float | None:
@@ -221,7 +224,9 @@ class ClusterPool:
         quarantine, absent = self._claims.quarantine, self._claims.absent
         if absent or self._kept_owned or self._kept_of != quarantine.changes:
             pool = self._space.spec.name
-            owned = [Kept(pool, cidr, owner=name) for name in absent for cidr in self._records[name].blocks]
+            owned = [
+                Kept(pool, cidr, owner=name) for name in absent for cidr in self._records[name].unpublished
+            ]
             kept = tuple(sorted(owned + [Kept(pool, cidr, until=until) for cidr, until in quarantine.ends()]))
             if kept != self._kept:
                 self._kept = kept

@@ -27,7 +27,7 @@ class Claims:
         self.records: dict[str, Record] = {}
         self.quarantine = Quarantine()
         self.absent: set[str] = set()
-        """Nodes whose object is missing while their machine is there."""
+        """Nodes whose object is missing while their machine is there, or was, and does not show again what they have."""
         self.moved: set[str] = set()
         """Nodes that gained or lost something by another's doing; whoever reads them takes them out."""
         self._lost = Overlaps()
@@ -52,7 +52,7 @@ class Claims:
                 record.drop(cidr)  # it will never be written
                 self._give_back(record.name, cidr, now)
         for cidr in node.agent.released:
-            if cidr in record.blocks:
+            if cidr in record.blocks or cidr in record.foreign:
                 record.drop(cidr)
                 if cidr in shown:
                     record.leaving += (cidr,)
@@ -73,6 +73,13 @@ class Claims:
             if not self.space.claim(record.name, cidr):
                 record.blocks += (cidr,)
                 record.unpublished += (cidr,)
+
+    def note_absence(self, record: Record) -> None:
+        """Brings `absent` up to date after the node was seen or written."""
+        if not record.node.present:
+            self.absent.add(record.name)
+        elif not record.unpublished:
+            self.absent.discard(record.name)
 
     def vanish(self, record: Record, now: float) -> None:
         """Its object is gone and its machine is not: what the object showed last stays with the name, since its pods run."""
@@ -111,6 +118,9 @@ class Claims:
             unplaced += [(record.name, cidr) for cidr in self._reclassify(record)]
         for name, cidr in unplaced:
             self._give_back(name, cidr, now)
+        for record in self.records.values():
+            if record.node.present:
+                self.learn(record, now)
 
     def _reclassify(self, record: Record) -> list[Cidr]:
         """Sorts a node's ranges anew. Answers those that it has no more."""
@@ -181,11 +191,11 @@ class Claims:
 
     def _admit(self, record: Record, cidr: Cidr, shown: tuple[Cidr, ...], now: float) -> None:
         """A range that the object shows and that was not known as this node's."""
+        before = record.lost
+        self._set_lost(record, tuple(lost for lost in before if lost != cidr))
         if not self._win(record, cidr):
-            if cidr not in record.lost:
-                self._set_lost(record, (*record.lost, cidr))
+            self._set_lost(record, before if cidr in before else (*before, cidr))
             return
-        self._set_lost(record, tuple(lost for lost in record.lost if lost != cidr))
         own = record.of(cidr.family)
         if own and all(block in record.unpublished for block in own):
             for block in own:  # what we took for it is in no object: what its object shows comes first

@@ -111,7 +111,7 @@ class Record:
                 f"requested CIDR ({cidr}) is already allocated",
                 "another node has the older claim; a fresh block follows as soon as there is one",
             )
-            for cidr in self.lost
+            for cidr in sorted(self.lost)
             if not self.of(cidr.family)
         ]
         if self.foreign:
@@ -140,7 +140,7 @@ def _foreign_problems(
     found = []
     shown = [block.cidr for block in record.node.holds.blocks]
     for family in FAMILIES:
-        foreign = [cidr for cidr in record.foreign if cidr.family == family]
+        foreign = [cidr for cidr in shown if cidr in record.foreign and cidr.family == family]
         if not foreign:
             continue
         listed = " ".join(map(str, foreign))

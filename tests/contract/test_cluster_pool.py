@@ -76,4 +76,4 @@ class TestClusterPoolDualStack(AllocatorContract):
 
 
 TestClusterPoolUnderFaults = allocator_machine(SUBJECT).TestCase
-TestClusterPoolDualStackUnderFaults = allocator_machine(DUAL, examples=30).TestCase
+TestClusterPoolDualStackUnderFaults = allocator_machine(DUAL, examples=40).TestCase

@@ -21,4 +21,4 @@ class TestKubernetes(AllocatorContract):
     subject = SUBJECT
 
 
-TestKubernetesUnderFaults = allocator_machine(SUBJECT, examples=30).TestCase
+TestKubernetesUnderFaults = allocator_machine(SUBJECT, examples=40).TestCase

@@ -257,3 +257,53 @@ def test_a_port_in_use_is_one_line_and_exit_2(url: str, tmp_path: Path, which: s
             (line,) = [line for line in two.text().splitlines() if "is in use" in line]
             assert str(next(iter(ports.values()))) in line
             assert "Traceback" not in two.text()
+
+
+def test_a_replica_that_stands_by_reloads_too(url: str, tmp_path: Path, store: SqliteStore) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("cluster-pool-ipv4-cidr: 10.1.0.0/16\n")
+    with operator(url, tmp_path, f"--config={config}", name="one") as one:
+        one.until_leading()
+        with operator(url, tmp_path, f"--config={config}", name="two") as two:
+            two.until_said("standing by")
+            config.write_text("cluster-pool-ipv4-cidr: 10.1.0.0/99\n")
+            two.until_said("configuration refused")
+            config.write_text("cluster-pool-ipv4-cidr: 10.9.0.0/16\n")
+            two.until_said("configuration reloaded")
+            one.until_said("configuration reloaded")
+            assert one.stop() == 0
+            store.add_node(Node("n"))
+            two.until(lambda: served(store, "n"), "granted")
+            assert granted(store)["n"] == ["10.9.0.0/24"]
+
+
+def test_a_mounted_config_map_is_followed(url: str, tmp_path: Path, store: SqliteStore) -> None:
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    for version, cidrs in (
+        ("..1", "10.1.0.0/24"),
+        ("..2", "10.1.0.0/24 10.2.0.0/24"),
+        ("..3", "10.2.0.0/24"),
+    ):
+        (mount / version).mkdir()
+        (mount / version / "cluster-pool-ipv4-cidr").write_text(cidrs)
+    (mount / "..data").symlink_to("..1")
+    (mount / "cluster-pool-ipv4-cidr").symlink_to("..data/cluster-pool-ipv4-cidr")
+
+    def swap(version: str) -> None:
+        (mount / "..new").symlink_to(version)
+        (mount / "..new").rename(mount / "..data")
+
+    store.add_node(Node("a"))
+    store.add_node(Node("b"))
+    with operator(url, tmp_path, f"--config-dir={mount}") as op:
+        op.until_said("unmet demand")
+        swap("..2")
+        op.until(lambda: served(store, "a", "b"), "grown: the one that waited is served")
+        swap("..3")
+        op.until(lambda: len(op.lines("configuration reloaded")) == 2, "drained")
+        first = next(name for name, cidrs in granted(store).items() if cidrs == ["10.1.0.0/24"])
+        store.delete_node(first)
+        store.add_node(Node("c"))
+        op.until(lambda: (node := store.node("c")) and node.holds.error, "what was drained is not granted")
+        assert not served(store, "c")

@@ -83,17 +83,16 @@ def renewing(admin: Admin, holder: str, every_s: float = 0.5) -> Iterator[None]:
 
 def test_the_lease_of_ciliums_operator_is_honoured(kube: Cluster, tmp_path: Path) -> None:
     cilium = "ip-10-3-116-232.eu-west-1.compute.internal-JiNhCkOAFs"
-    with renewing(kube.admin, cilium):
-        with operator(kube, tmp_path, *FLAGS) as op:
-            assert op.until_said("standing by")["holder"] == cilium
-            op.until_ready()
-            add(kube.admin, "a")
-            until = time.monotonic() + 5  # longer than the Lease lasts, were it not renewed
-            op.until(lambda: time.monotonic() > until, "still standing by", 10)
-            assert lease(kube.admin)["holderIdentity"] == cilium
-            assert not pod_cidrs(kube.admin, "a")
-            assert op.stop() == 0
-            assert lease(kube.admin)["holderIdentity"] == cilium
+    with renewing(kube.admin, cilium), operator(kube, tmp_path, *FLAGS) as op:
+        assert op.until_said("standing by")["holder"] == cilium
+        op.until_ready()
+        add(kube.admin, "a")
+        until = time.monotonic() + 5  # longer than the Lease lasts, were it not renewed
+        op.until(lambda: time.monotonic() > until, "still standing by", 10)
+        assert lease(kube.admin)["holderIdentity"] == cilium
+        assert not pod_cidrs(kube.admin, "a")
+        assert op.stop() == 0
+        assert lease(kube.admin)["holderIdentity"] == cilium
     with operator(kube, tmp_path, *FLAGS, name="later") as op:
         began = time.monotonic()
         op.until(lambda: pod_cidrs(kube.admin, "a"), "granted once it has run out")

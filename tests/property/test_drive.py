@@ -41,4 +41,4 @@ SUBJECT = Subject(
     by_hand=(parse("10.0.0.0/30"), parse("10.0.0.4/30")),
 )
 
-TestDriveUnderShuffledEvents = allocator_machine(SUBJECT, examples=60, steps=50).TestCase
+TestDriveUnderShuffledEvents = allocator_machine(SUBJECT, examples=80).TestCase

@@ -719,3 +719,13 @@ def test_an_old_plan_is_made_good_when_it_starts() -> None:
     for name in allocator.due(now):
         allocator.start(allocator.plan(name, now), now)
     assert [str(block.cidr) for block in allocator.grant("b").blocks] == ["10.0.0.0/24"]
+
+
+def test_a_lost_block_that_is_won_back_is_held_once() -> None:
+    operator = Operator("10.0.0.0/24 26", max_blocks=2)
+    operator.add("a", "b")
+    operator.store.change("a", blocks=[parse("10.0.0.64/28")])
+    operator.store.remove_object("a")
+    operator.store.change("b", agent=Agent(depleted=(parse("10.0.0.64/26"),)))
+    operator.turn()
+    assert operator.has("b") == ["10.0.0.64/26", "10.0.0.128/26"]
