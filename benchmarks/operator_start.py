@@ -2,8 +2,8 @@
 
 When the last was written is told by etcd: its revision is looked at every 20 ms from outside, which the API server does not
 notice, and afterwards each object's resourceVersion says at which revision it was written. The floor is taken right before
-and right after each start, on the same nodes, with the same kind of patch (preconditions included), over 32 connections that
-are already open; in between the nodes are emptied. The ratio is the median of the rounds'.
+and right after each start, on the same nodes, with the same rights and the same kind of patch (preconditions included), over
+32 connections that are already open; in between the nodes are emptied. The ratio is the median of the rounds'.
 """
 
 from __future__ import annotations

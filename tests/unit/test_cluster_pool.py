@@ -729,3 +729,29 @@ def test_a_lost_block_that_is_won_back_is_held_once() -> None:
     operator.store.change("b", agent=Agent(depleted=(parse("10.0.0.64/26"),)))
     operator.turn()
     assert operator.has("b") == ["10.0.0.64/26", "10.0.0.128/26"]
+
+
+def test_what_is_kept_for_a_name_stays_kept_until_its_object_shows_it_again() -> None:
+    operator = Operator("10.0.0.0/24 24")
+    operator.add("a", "b")
+    operator.store.remove_object("a")
+    operator.turn()
+    operator.store.faults.append(Fault.DENIED)
+    operator.store.add("a")
+    operator.store.deliver(operator.drive)
+    operator.drive.plan(operator.clock.now())
+    operator.store.kept = operator.allocator.kept()
+    operator.restart()  # killed before it was written
+    operator.turn(60.0)
+    assert (operator.has("a"), operator.has("b")) == (["10.0.0.0/24"], [])
+    assert operator.store.kept == ()
+
+
+def test_a_drained_block_that_the_agent_gives_up_leaves_the_object() -> None:
+    operator = Operator("10.0.0.0/24 24", "10.1.0.0/24 24")
+    operator.add("a")
+    operator.pool("10.1.0.0/24 24")
+    operator.report("a", released=["10.0.0.0/24"])
+    assert operator.has("a") == []
+    operator.report("a")
+    assert operator.has("a") == ["10.1.0.0/24"]
