@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import time
 
+_BOOT = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def since_boot() -> float:
+    """Monotonic seconds that go on while the machine is suspended: a lease runs out meanwhile, and its holder must know."""
+    return time.monotonic() if _BOOT is None else time.clock_gettime(_BOOT)
+
+
+def wall() -> float:
+    """Seconds since the epoch, as the machine has it; it may jump."""
+    return time.time()
+
 
 class SteadyClock:
     """Seconds since the epoch that never jump: a step of the wall clock neither ends a quarantine early nor prolongs it."""

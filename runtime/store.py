@@ -30,7 +30,7 @@ class Sink(Protocol):
         """All there is has been seen."""
 
     def expects(self, name: str, version: str) -> bool:
-        """Whether this state need not even be read: it is our own write, or older than it."""
+        """Whether this state need not even be read: it is our own last write, seen again."""
 
     def away(self, reason: str) -> None:
         """The store cannot be reached; it keeps trying. Said once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -12,6 +13,8 @@ from omnipam.core.errors import Invalid
 
 MAX_HEAD = 8192
 PATIENCE_S = 5.0
+BACKLOG = 100
+ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 REASONS = {
     200: "OK",
     400: "Bad Request",
@@ -43,28 +46,27 @@ class Web:
 
     def __init__(self, pages: Mapping[str, Page]) -> None:
         self._pages = pages
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def open(self, host: str, port: int, key: str) -> int:
-        """Listens, and answers the port (the one chosen, if `port` is 0). `key`: where the address was configured.
+        """Listens, and answers the port (the one chosen, if `port` is 0). `host` empty: on all addresses.
 
-        Raises Invalid where it cannot be listened on.
+        key: where the address was configured. Raises Invalid where it cannot be listened on.
         """
         try:
-            self._server = await asyncio.start_server(self._serve, host or None, port, limit=MAX_HEAD)
+            for bound in await _bind(host, port):
+                self._servers.append(await asyncio.start_server(self._serve, sock=bound, limit=MAX_HEAD))
         except OSError as error:
-            where = f"{host}:{port}"
             in_use = error.errno == errno.EADDRINUSE
             why = "is in use" if in_use else f"cannot be listened on ({error.strerror or error})"
-            raise Invalid(f"{key}: {where} {why}; free the port, or set another address") from None
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+            raise Invalid(f"{key}: {host}:{port} {why}; free the port, or set another address") from None
+        chosen: int = self._servers[0].sockets[0].getsockname()[1]
+        return chosen
 
     async def close(self) -> None:
         """Listens no more."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        while self._servers:
+            self._servers.pop().close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -99,3 +101,28 @@ class Web:
             return page()
         except Exception as error:  # noqa: BLE001 — whoever asked must see it, and the next may ask
             return text(500, f"{type(error).__name__}: {error}")
+
+
+async def _bind(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of `host`. Families that this machine has not are passed over: many a container knows the
+    name `localhost` for ::1, too, and has no IPv6. Raises OSError if none is left, or one is taken."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    bound: list[socket.socket] = []
+    absent: OSError | None = None
+    for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+        if bound and not port:
+            address = (address[0], bound[0].getsockname()[1], *address[2:])
+        try:
+            bound.append(socket.create_server(address, family=family, backlog=BACKLOG))
+        except OSError as error:
+            if error.errno in ABSENT:
+                absent = error
+                continue
+            for each in bound:
+                each.close()
+            raise
+    if not bound:
+        raise absent or OSError(errno.EADDRNOTAVAIL, "no such address")
+    return bound

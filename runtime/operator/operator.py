@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import random
-import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from omnipam.core.drive import Drive
 from omnipam.core.errors import OmnipamError, Retryable
 from omnipam.core.values import Capacity, Finding, Node
 
-from ..clock import SteadyClock
+from ..clock import SteadyClock, since_boot, wall
 from ..config.config import Config
 from ..connect import Connected
 from ..election import Election, Elector, LostLease, Timing
@@ -83,8 +82,8 @@ class Operator:
         self._elector = Elector(
             Election(identity, timing),
             connected.lock,
-            clock=time.monotonic,
-            wall=time.time,
+            clock=since_boot,
+            wall=wall,
             jitter=random.random,
             trouble=lambda error: log.warning("leader election: trying on", why=str(error)),
         )
@@ -236,9 +235,8 @@ class Operator:
             try:
                 answer = await ask()
             except Retryable as error:
-                if not said:
-                    said = True
-                    self._feed.away(str(error))
+                said = True
+                self._feed.away(str(error))
                 await asyncio.sleep(delay)
                 delay = min(longest, delay * 2)
             else:

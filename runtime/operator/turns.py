@@ -97,7 +97,8 @@ class Turns:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     def _planned(self, plans: list[Plan]) -> None:
-        self._log.info("planned", nodes=len(plans), actions=sum(len(plan.actions) for plan in plans))
+        whose = {"node": plans[0].node} if len(plans) == 1 else {"nodes": len(plans)}
+        self._log.info("planned", **whose, actions=sum(len(plan.actions) for plan in plans))
         for plan in plans:
             self._log.debug(
                 "planned for a node", node=plan.node, reasons=[each.reason for each in plan.actions]

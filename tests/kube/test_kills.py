@@ -171,6 +171,19 @@ def kill_often(kube: Cluster, directory: Path, *, seed: int, kills: int, lease: 
     assert not witness.changed, f"seed {seed}: {witness.changed}"
 
 
+def test_the_witness_sees_what_it_is_here_for(kube: Cluster) -> None:
+    admin = kube.admin
+    add(admin, "before", ["10.1.0.0/24"])
+    with Witness(kube) as witness:
+        add(admin, "same", ["10.1.0.0/24"])
+        admin.delete(f"{CILIUM_NODES}/same")
+        admin.delete(f"{CILIUM_NODES}/before")
+        add(admin, "later", ["10.1.0.0/24", "10.1.1.0/24"])  # free by then
+        admin.patch(f"{CILIUM_NODES}/later", {"spec": {"ipam": {"podCIDRs": ["10.1.1.0/24"]}}})
+    assert [text.partition(" at ")[0] for text in witness.conflicts] == ["10.1.0.0/24: of before and of same"]
+    assert witness.changed == ["later: ['10.1.0.0/24', '10.1.1.0/24'] became ['10.1.1.0/24']"]
+
+
 def test_ten_kills_while_nodes_come_and_go(kube: Cluster, tmp_path: Path) -> None:
     kill_often(kube, tmp_path, seed=1, kills=10, lease=SHORT_LEASE)
 

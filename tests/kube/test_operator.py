@@ -174,6 +174,48 @@ def test_malformed_and_ignored_nodes_are_occupied_and_nothing_is_granted_to_them
         assert pod_cidrs(admin, "bad") == ["10.1.0.0/25"]
 
 
+def test_no_object_can_stop_it(kube: Cluster, tmp_path: Path) -> None:
+    """Whatever stands in CiliumNodes that pass the schema; all at once, before the start and while it runs."""
+    admin = kube.admin
+    hostile = [
+        ["10.2.0.7/24"],
+        ["10.2.1.0/24", "10.2.1.0/24"],
+        ["10.2.2.0/23", "10.2.3.0/24"],
+        ["::ffff:10.2.4.0/120"],
+        ["fe80::1%eth0/64"],
+        ["10.2.5.0/24", "fd00::/64"],
+        ["010.002.006.000/24"],
+        ["10.2.7.0/33", "10.2.7.0/-1", "10.2.7.0/", "/24", "10.2.7.0"],
+        ["", " ", "\u0000", "ⅷ.8.8.8/24", "x" * 10_000],
+        ["10.2.8.0/24\n"],
+        [f"10.3.{number}.0/24" for number in range(256)],
+        ["0.0.0.0/0"],
+        ["::/0"],
+        ["255.255.255.255/32", "0.0.0.0/32"],
+    ]
+    for number, cidrs in enumerate(hostile[:-3]):
+        add(admin, f"early{number}", cidrs)
+    before = all_cidrs(admin)
+    with operator(kube, tmp_path, *POOL, NO_GC) as op:
+        op.until_leading().until_ready()
+        add(admin, "good")
+        op.until(lambda: pod_cidrs(admin, "good") == ["10.1.0.0/24"], "granted")
+        for number, cidrs in enumerate(hostile):
+            add(admin, f"late{number}", cidrs)
+            admin.patch(
+                f"{CILIUM_NODES}/late{number}/status",
+                {"status": {"ipam": {"operator-status": {"error": "?"}}}},
+            )
+        op.until(lambda: error_of(admin, "late0") != "?", "looked at")
+        admin.delete(f"{CILIUM_NODES}/late{hostile.index(['0.0.0.0/0'])}")
+        add(admin, "last")
+        op.until(lambda: pod_cidrs(admin, "last") == ["10.1.1.0/24"], "and still granting")
+        after = all_cidrs(admin)
+        assert {name: after[name] for name in before} == before
+        assert "Traceback" not in op.text()
+        assert op.stop() == 0
+
+
 def test_garbage_is_collected_but_not_what_came_back(kube: Cluster, tmp_path: Path) -> None:
     admin = kube.admin
     for name in ("gone", "there", "back", "kept"):

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import pytest
 
 from omnipam.core.allocator import Settings
+from omnipam.core.blocking import VirtualClock, run
 from omnipam.core.cidr import Family, parse, parse_address
-from omnipam.core.drive import Drive, VirtualClock, run
+from omnipam.core.drive import Drive
 from omnipam.core.errors import Invalid
 from omnipam.core.values import Agent, Block, Facts, Held, Kept, Node, PoolRange, PoolSpec, Problem
 from omnipam.fixtures.memory_store import Fault, MemoryStore

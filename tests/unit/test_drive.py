@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from omnipam.core.allocator import Conflict, Denied, Gone, Settings, Unknown, Version
+from omnipam.core.blocking import VirtualClock, run, settle
 from omnipam.core.cidr import Cidr, parse
-from omnipam.core.drive import BACKOFF_MOST_S, CATCH_UP_S, Drive, Publish, VirtualClock, run, settle
+from omnipam.core.drive import BACKOFF_MOST_S, CATCH_UP_S, Drive, Publish
 from omnipam.core.values import Agent, Held, Node, PoolRange, PoolSpec
 from omnipam.fixtures.memory_store import Fault, MemoryStore
 from omnipam.providers.cluster_pool import ClusterPool

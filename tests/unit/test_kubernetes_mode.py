@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from omnipam.core.allocator import Settings
+from omnipam.core.blocking import VirtualClock, run
 from omnipam.core.cidr import Family, parse
-from omnipam.core.drive import Drive, VirtualClock, run
+from omnipam.core.drive import Drive
 from omnipam.core.values import Facts, Problem
 from omnipam.fixtures.memory_store import Fault, MemoryStore
 from omnipam.providers.kubernetes import KubernetesMode

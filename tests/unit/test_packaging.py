@@ -12,17 +12,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("core", "providers", "runtime", "fixtures")
 EXAMPLE = """
-from omnipam.core import allocator, cidr, drive, values
+from omnipam.core import allocator, blocking, cidr, values
 from omnipam.fixtures.memory_store import MemoryStore
 from omnipam.providers.registry import find
 
 pool = values.PoolSpec(ranges=(values.PoolRange(cidr.parse("10.0.0.0/8"), 24),))
-clock, node = drive.VirtualClock(), values.Node("node-1", version="1")
-store = MemoryStore([node])
+clock = blocking.VirtualClock()
+store = MemoryStore(clock.now)
+node = store.add("node-1")
 
 mine = find("cluster-pool").build(allocator.Settings())
 mine.restore([], [pool], kept=[], now=clock.now())
-grant = drive.settle(mine, node, store, clock)
+grant = blocking.settle(mine, node, store, clock)
 
 print(grant.blocks[0].cidr)
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -113,3 +115,38 @@ async def test_closed_it_listens_no_more() -> None:
     await web.close()
     with pytest.raises(OSError):
         await ask(port, b"GET /healthz HTTP/1.1\r\n\r\n")
+
+
+async def test_a_family_that_the_machine_has_not_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = socket.create_server
+
+    def without_ipv6(address: tuple[str, int], *, family: int, backlog: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return create(address, family=family, backlog=backlog)
+
+    both = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+    ]
+
+    async def resolve(*args: object, **options: object) -> list[tuple[object, ...]]:
+        return list(both)
+
+    monkeypatch.setattr(socket, "create_server", without_ipv6)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    web = Web(PAGES)
+    port = await web.open("localhost", 0, "key")
+    assert (await ask(port, b"GET /healthz HTTP/1.1\r\n\r\n")).endswith(b"ok\n")
+    await web.close()
+    both.pop()
+    with pytest.raises(Invalid, match=r"^key: localhost:0 cannot be listened on \(Cannot assign requested"):
+        await web.open("localhost", 0, "key")
+
+
+async def test_all_addresses_have_one_port() -> None:
+    web = Web(PAGES)
+    port = await web.open("", 0, "key")
+    assert (await ask(port, b"GET /healthz HTTP/1.1\r\n\r\n")).endswith(b"ok\n")
+    assert {each.sockets[0].getsockname()[1] for each in web._servers} == {port}
+    await web.close()

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from omnipam.core.allocator import Done, Outcome, Published, Settings, Step
+from omnipam.core.blocking import VirtualClock, run
 from omnipam.core.cidr import Family, parse
-from omnipam.core.drive import Drive, Publish, VirtualClock, run
+from omnipam.core.drive import Drive, Publish
 from omnipam.core.values import Node, PoolRange, PoolSpec
 from omnipam.providers.registry import find
 from omnipam.runtime.cli import main
