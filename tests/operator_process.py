@@ -187,3 +187,44 @@ class OperatorProcess:
 
     def _tail(self) -> str:
         return f"its log ends with:\n{self.text()[-4000:]}"
+
+
+class Replicas:
+    """Two operators, always; whoever ends is replaced by a new one with a log of its own. `start`: by name.
+
+    A context manager: leaving it kills them.
+    """
+
+    def __init__(self, start: Callable[[str], OperatorProcess]) -> None:
+        self._start = start
+        self._born = 0
+        self.live: list[OperatorProcess] = []
+
+    def __enter__(self) -> Self:
+        self.fill()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self.live:
+            each.kill()
+
+    def fill(self) -> None:
+        """Replaces those that ended."""
+        for each in [each for each in self.live if not each.running]:
+            self.live.remove(each)
+            assert "Traceback" not in each.text(), each.text()[-4000:]
+        while len(self.live) < 2:
+            self._born += 1
+            self.live.append(self._start(f"operator-{self._born}"))
+
+    def leader(self) -> OperatorProcess:
+        """The one that leads and has restored; waits until there is one."""
+        found: list[OperatorProcess] = []
+
+        def leads() -> bool:
+            self.fill()
+            found[:] = [each for each in self.live if each.lines("restored")]
+            return bool(found)
+
+        wait_until(leads, "a replica leads", 60)
+        return found[-1]

@@ -26,6 +26,8 @@ from omnipam.core.values import (
     Problem,
 )
 
+from .errors import one_line
+
 IGNORE = "ipam.cilium.io/ignore"
 DO_NOT_GC = "cilium.io/do-not-gc"
 UNREADABLE = "Unreadable"
@@ -238,7 +240,7 @@ def _blocks(texts: list[str], name: str) -> tuple[tuple[Block, ...], tuple[Probl
 
 def not_a_cidr(text: str, exc: Invalid, where: str, what: str) -> Problem:
     # The text is Cilium's (Go's net.ParseError).
-    return Problem(UNREADABLE, f"invalid CIDR address: {text}", f"{exc}; correct {where} of {what}")
+    return Problem(UNREADABLE, f"invalid CIDR address: {one_line(text)}", f"{exc}; correct {where} of {what}")
 
 
 def _addresses(listed: list[Address]) -> tuple[Cidr, ...]:

@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 DRAIN_S = 3.0
 FINDINGS_S = 2.0
+FINDINGS_SAID = 20
 GARBAGE_S = 60.0
 RETRY_S = (0.5, 15.0)
 
@@ -299,6 +300,11 @@ class Operator:
 
     def _say_findings(self) -> None:
         standing = set(self._findings()) - self._feed.findings  # the feed has said its own
-        for finding in sorted(standing - self._said):
+        new = sorted(standing - self._said)
+        for finding in new[:FINDINGS_SAID]:
             self._log.warning(str(finding), reason=finding.reason, objects=list(finding.objects))
+        if len(new) > FINDINGS_SAID:
+            self._log.warning(
+                "there are more findings: omnipam check lists them", more=len(new) - FINDINGS_SAID
+            )
         self._said = standing

@@ -24,7 +24,8 @@ class Telling:
         return bool(grant.problems or node.holds.error or node.name in self._told)
 
     def news(self, node: Node, grant: Grant) -> list[Problem]:
-        """Logs and counts what is new about a node, or that it is over. Answers what is to be reported."""
+        """Logs and counts what is new about a node, or that it is over. Answers what is to be reported: the first of each
+        reason, for one object can have hundreds of one kind."""
         before = self._told.get(node.name)
         if before is None:
             if grant.error == node.holds.error:
@@ -38,11 +39,15 @@ class Telling:
             self._log.info("recovered", node=node.name, was=was)
             return []
         self._told[node.name] = grant.problems
-        new = [problem for problem in grant.problems if problem not in before]
-        for problem in new:
-            self._metrics.problems[problem.reason] += 1
-            self._log.warning("unmet demand", node=node.name, reason=problem.reason, text=str(problem))
-        return new
+        new: dict[str, list[Problem]] = {}
+        for problem in grant.problems:
+            if problem not in before:
+                new.setdefault(problem.reason, []).append(problem)
+        for reason, problems in new.items():
+            self._metrics.problems[reason] += len(problems)
+            more = {"more": len(problems) - 1} if len(problems) > 1 else {}
+            self._log.warning("unmet demand", node=node.name, reason=reason, text=str(problems[0]), **more)
+        return [problems[0] for problems in new.values()]
 
     async def report(self, node: Node, problems: list[Problem]) -> None:
         """Shows them in the store. Raises LostLease; all else is logged."""

@@ -10,6 +10,7 @@ import structlog
 
 from omnipam.core.allocator import Denied, Plan, Published, Version
 from omnipam.core.drive import Drive, Publish
+from omnipam.core.errors import Denied as DeniedError
 from omnipam.core.errors import OmnipamError
 from omnipam.core.values import Kept
 
@@ -173,7 +174,11 @@ class Turns:
         try:
             node = await self._store.read(name)
         except OmnipamError as error:
-            self._log.debug("not read", node=name, why=str(error))
+            line = self._log.debug
+            if isinstance(error, DeniedError) and "read" not in self._refused:
+                self._refused.add("read")
+                line = self._log.warning
+            line("not read", node=name, why=str(error))
             self._drive.read_failed(name, self._clock())
         else:
             self._drive.read(name, node, self._clock())

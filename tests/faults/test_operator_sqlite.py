@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import random
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.kube.admin import wait_until
-from tests.operator_process import SHORT_LEASE, OperatorProcess
+from tests.operator_process import SHORT_LEASE, OperatorProcess, Replicas
 
 from omnipam.core.cidr import Cidr
 from omnipam.core.values import Node
@@ -307,3 +309,48 @@ def test_a_mounted_config_map_is_followed(url: str, tmp_path: Path, store: Sqlit
         store.add_node(Node("c"))
         op.until(lambda: (node := store.node("c")) and node.holds.error, "what was drained is not granted")
         assert not served(store, "c")
+
+
+def test_asked_to_end_while_the_file_is_locked_it_ends_in_time(
+    url: str, tmp_path: Path, store: SqliteStore
+) -> None:
+    with OperatorProcess(tmp_path, f"--store={url}", *POOL) as op:
+        op.until_leading()
+        with store.writing() as db:  # another process that hangs in its transaction
+            db.execute("UPDATE revision SET number = number")
+            began = time.monotonic()
+            assert op.stop() == 0
+            assert time.monotonic() - began < 10
+        assert "Traceback" not in op.text()
+
+
+def test_kills_at_any_moment_while_nodes_come_and_go(url: str, tmp_path: Path, store: SqliteStore) -> None:
+    """The history is the witness: each block is granted only while nobody has it."""
+    moments, pause = random.Random(1), threading.Event()
+    flags = ("--cluster-pool-ipv4-cidr=10.1.0.0/18", "--cluster-pool-ipv4-mask-size=24")
+    made = 0
+    with Replicas(lambda name: operator(url, tmp_path, *flags, name=name)) as both:
+        for _ in range(5):
+            leader = both.leader()
+            until = time.monotonic() + moments.random() * 0.5
+            while time.monotonic() < until:
+                names = [node.name for node in store.nodes()]
+                if len(names) < 50 and (len(names) < 10 or moments.random() < 0.6):
+                    made += 1
+                    store.add_node(Node(f"n{made}"))
+                else:
+                    store.delete_node(moments.choice(names))
+                pause.wait(moments.random() * 0.01)
+            leader.kill()
+        names = [node.name for node in store.nodes()]
+        leader = both.leader()
+        leader.until(lambda: served(store, *names), "all are served in the end")
+    assert made > 30
+    assert no_two_overlap(store)
+    owners: dict[str, str] = {}
+    for event in reversed(store.history(limit=100_000)):
+        if event.event == "granted":
+            assert owners.setdefault(event.cidr, event.node) == event.node, event
+        elif event.event == "returned":
+            assert owners.pop(event.cidr) == event.node, event
+    assert owners == {str(each.block.cidr): each.node for each in store.grants()}

@@ -22,6 +22,7 @@ NO_SERVER = pytest.StashKey[str]()
 StartApiServer = Callable[..., ApiServer]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:

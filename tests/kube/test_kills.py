@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.kube.admin import Admin, wait_until
+from tests.kube.admin import Admin
 from tests.kube.cluster import Cluster
 from tests.kube.operated import (
     CILIUM_NODES,
@@ -23,7 +22,7 @@ from tests.kube.operated import (
     operator,
     prepare,
 )
-from tests.operator_process import SHORT_LEASE, OperatorProcess
+from tests.operator_process import SHORT_LEASE, Replicas
 
 NO_GC = "--nodes-gc-interval=0"
 FEW_BLOCKS = ("--cluster-pool-ipv4-cidr=10.1.0.0/18", "--cluster-pool-ipv4-mask-size=24")
@@ -97,56 +96,12 @@ class Churn:
         return names.pop(self._random.randrange(len(names)))
 
 
-class Replicas:
-    """Two operators, always; whoever ends is replaced by a new one with a log of its own."""
-
-    def __init__(self, kube: Cluster, directory: Path, flags: tuple[str, ...]) -> None:
-        self._kube, self._directory, self._flags = kube, directory, flags
-        self._born = 0
-        self.live: list[OperatorProcess] = []
-        self.fill()
-
-    def fill(self) -> None:
-        for each in [each for each in self.live if not each.running]:
-            self.live.remove(each)
-            assert "Traceback" not in each.text(), each.text()[-4000:]
-        while len(self.live) < 2:
-            self._born += 1
-            self.live.append(
-                operator(self._kube, self._directory, *self._flags, name=f"operator-{self._born}")
-            )
-
-    def leader(self) -> OperatorProcess:
-        """The one that leads and has restored; waits until there is one."""
-        found: list[OperatorProcess] = []
-
-        def leads() -> bool:
-            self.fill()
-            found[:] = [each for each in self.live if each.lines("restored")]
-            return bool(found)
-
-        wait_until(leads, "a replica leads", 60)
-        return found[-1]
-
-    def stop(self) -> None:
-        for each in self.live:
-            each.kill()
-
-
-@contextmanager
-def replicas(kube: Cluster, directory: Path, *flags: str) -> Iterator[Replicas]:
-    made = Replicas(kube, directory, flags)
-    try:
-        yield made
-    finally:
-        made.stop()
-
-
 def kill_often(kube: Cluster, directory: Path, *, seed: int, kills: int, lease: tuple[str, ...]) -> None:
     moments = random.Random(seed)
     with ExitStack() as stack:
         witness = stack.enter_context(Witness(kube))
-        both = stack.enter_context(replicas(kube, directory, *FEW_BLOCKS, NO_GC, *lease))
+        flags = (*FEW_BLOCKS, NO_GC, *lease)
+        both = stack.enter_context(Replicas(lambda name: operator(kube, directory, *flags, name=name)))
         churn = Churn(kube.admin, seed)
         stack.callback(churn.stop)
         pause = threading.Event()

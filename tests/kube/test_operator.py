@@ -196,10 +196,11 @@ def test_no_object_can_stop_it(kube: Cluster, tmp_path: Path) -> None:
     for number, cidrs in enumerate(hostile[:-3]):
         add(admin, f"early{number}", cidrs)
     before = all_cidrs(admin)
+    del before["early3"]  # an IPv6 range alone: it gets a block of the family that is served
     with operator(kube, tmp_path, *POOL, NO_GC) as op:
         op.until_leading().until_ready()
         add(admin, "good")
-        op.until(lambda: pod_cidrs(admin, "good") == ["10.1.0.0/24"], "granted")
+        op.until(lambda: pod_cidrs(admin, "good"), "granted")
         for number, cidrs in enumerate(hostile):
             add(admin, f"late{number}", cidrs)
             admin.patch(
@@ -209,9 +210,12 @@ def test_no_object_can_stop_it(kube: Cluster, tmp_path: Path) -> None:
         op.until(lambda: error_of(admin, "late0") != "?", "looked at")
         admin.delete(f"{CILIUM_NODES}/late{hostile.index(['0.0.0.0/0'])}")
         add(admin, "last")
-        op.until(lambda: pod_cidrs(admin, "last") == ["10.1.1.0/24"], "and still granting")
+        op.until(lambda: pod_cidrs(admin, "last"), "and still granting")
         after = all_cidrs(admin)
         assert {name: after[name] for name in before} == before
+        granted = [cidr for cidrs in after.values() for cidr in cidrs if cidr.startswith("10.1.")]
+        assert len(set(granted)) == len(granted)
+        assert len(op.text()) < 200_000
         assert "Traceback" not in op.text()
         assert op.stop() == 0
 
