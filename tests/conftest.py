@@ -1,14 +1,32 @@
-"""For the whole suite: a run without a Kubernetes API server must not look like a full one.
+"""For the whole suite: a run without a Kubernetes API server must not look like a full one, and one server serves all.
 
-It is said here because with pytest-xdist the process that prints the summary loads no conftest further down.
+It is here because with pytest-xdist the process that hands out tests and prints the summary loads no conftest further down.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+KUBE = "tests/kube/"
 NO_SERVER = "Skipped: no Kubernetes API server to test on: "
 """How the reason of every such skip begins (tests/kube/conftest.py)."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """All tests of tests/kube go to one worker, so that they share one server; the others go where there is room.
+
+    `--dist loadgroup` would do, but pytest-xdist 3.8 marks the group in a private field that pytest 9.2 has no more.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneServer(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return KUBE if nodeid.startswith(KUBE) else nodeid
+
+    return OneServer(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -125,7 +125,7 @@ class OperatorProcess:
     def lines(self, event: str = "") -> list[Json]:
         """Its log lines whose event begins so; what is no JSON is left out."""
         found = []
-        for line in self.text().splitlines():
+        for line in self.text().rpartition("\n")[0].splitlines():  # what is half written is left out
             if line.startswith("{") and line.endswith("}"):
                 decoded = json.loads(line)
                 if str(decoded.get("event", "")).startswith(event):

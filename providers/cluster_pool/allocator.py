@@ -25,7 +25,7 @@ from omnipam.core.values import (
 from omnipam.core.waiting import Waiting
 
 from .claims import Claims
-from .findings import Overlap, standing
+from .findings import Overlap, is_notable, standing
 from .record import HINTS, Record
 
 
@@ -47,6 +47,7 @@ class ClusterPool:
             False,
         )  # the quarantine's changes that it shows; whether a node is in it
         self._overlap = Overlap(settings.services)
+        self._notable: set[str] = set()
 
     @property
     def _space(self) -> Space:
@@ -115,6 +116,7 @@ class ClusterPool:
     def gone(self, name: str, now: float) -> None:
         self._waiting.discard(name)
         self._due.discard(name)
+        self._notable.discard(name)
         if self._claims.leave(name, now) is not None:
             self._look_at_moved()
 
@@ -234,7 +236,8 @@ class ClusterPool:
         return self._kept
 
     def findings(self) -> tuple[Finding, ...]:
-        return standing(self._records, self._space, self._overlap)
+        notable = [self._records[name] for name in sorted(self._notable)]
+        return tuple(sorted([*self._overlap.found, *standing(notable, self._space)]))
 
     def capacity(self) -> Capacity:
         return Capacity(self._space.capacity(), len(self._records), len(self._waiting))
@@ -257,6 +260,7 @@ class ClusterPool:
 
     def _place(self, record: Record) -> None:
         node, name = record.node, record.name
+        (self._notable.add if is_notable(record) else self._notable.discard)(name)
         needs = self._needs(record)
         if needs:
             if name not in self._waiting or record.asked != needs:

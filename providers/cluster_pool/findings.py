@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from omnipam.core.cidr import Cidr
 from omnipam.core.space import Space
@@ -61,10 +61,15 @@ class Overlap:
         return any(reserved.contains(cidr) for reserved in self._reserved)
 
 
-def standing(records: Mapping[str, Record], space: Space, overlap: Overlap) -> tuple[Finding, ...]:
-    """All that stands now, sorted. Grows with the number of nodes: for audits and scrapes, not for the turn."""
-    found = list(overlap.found)
-    for record in records.values():
+def is_notable(record: Record) -> bool:
+    """Whether a person should hear of this node."""
+    return bool(record.lost or record.foreign or record.node.unreadable or not record.node.present)
+
+
+def standing(records: Iterable[Record], space: Space) -> list[Finding]:
+    """What stands of these nodes."""
+    found: list[Finding] = []
+    for record in records:
         node = f"CiliumNode/{record.name}"
         for cidr in record.lost:
             owners = sorted({owner for owner, _ in space.others(record.name, cidr)})
@@ -106,4 +111,4 @@ def standing(records: Mapping[str, Record], space: Space, overlap: Overlap) -> t
                     severity="error",
                 )
             )
-    return tuple(sorted(found))
+    return found

@@ -28,7 +28,7 @@ from .events import Recorder
 from .join import CILIUM_NODES, NODES, Following
 from .keeping import Keeping
 from .meta import HasIdentity
-from .rest import MERGE_PATCH, Api
+from .rest import MERGE_PATCH, METADATA_OBJECT, Api
 
 READS = 5
 
@@ -194,7 +194,10 @@ class KubernetesStore:
             self._say([Finding("EventsDenied", ("Event",), text, "grant create and patch on events there")])
 
     async def _patch(self, path: str, patch: bytes) -> str:
-        body = await self._api.request("PATCH", path, body=patch, content_type=MERGE_PATCH)
+        # Of the answer only the version is needed: asking for metadata alone spares both sides the rest of the object.
+        body = await self._api.request(
+            "PATCH", path, body=patch, content_type=MERGE_PATCH, accept=METADATA_OBJECT
+        )
         try:
             return _IDENTITY.decode(body).metadata.resource_version
         except msgspec.MsgspecError as exc:

@@ -22,12 +22,10 @@ NO_SERVER = pytest.StashKey[str]()
 StartApiServer = Callable[..., ApiServer]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.kube)
-            item.add_marker(pytest.mark.xdist_group("kube"))  # one worker, and so one server
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
