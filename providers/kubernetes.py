@@ -235,15 +235,16 @@ class KubernetesMode:
             for other, theirs, ours in overlaps
         ]
         uses = self._uses[node.name]
-        found += [
-            Problem(
-                "WrongFamily",
-                f"{cidr} is {cidr.family}, which is not enabled",
-                f"set enable-{cidr.family}, or take it out of kube-controller-manager's --cluster-cidr",
-            )
-            for cidr in uses
-            if cidr.family not in self.families
-        ]
+        if not self._is_complete(uses):  # a CIDR more than the enabled families need is no harm
+            found += [
+                Problem(
+                    "WrongFamily",
+                    f"{cidr} is {cidr.family}, which is not enabled",
+                    f"set enable-{cidr.family}, or give kube-controller-manager a --cluster-cidr of the enabled family",
+                )
+                for cidr in uses
+                if cidr.family not in self.families
+            ]
         if node.name in self._late:
             found += [
                 Problem("NoPodCIDR", f"the Node has no {family} pod CIDR", WANTED[family])

@@ -195,10 +195,17 @@ def test_many_events_within_the_grace_time_wake_once() -> None:
 
 def test_a_range_of_a_wrong_family_is_said_and_not_written() -> None:
     operator = Operator("ipv4")
+    operator.add("a", "fd00:1::/64")
+    assert operator.has("a") == []
+    assert operator.reasons("a") == ["WrongFamily"]
+
+
+def test_a_range_more_than_the_enabled_families_need_is_not_written_and_no_problem() -> None:
+    """A dual-stack cluster whose Cilium is IPv4 only is no fault of its nodes."""
+    operator = Operator("ipv4")
     operator.add("a", "10.1.0.0/24", "fd00:1::/64")
     assert operator.has("a") == ["10.1.0.0/24"]
-    assert operator.reasons("a") == ["WrongFamily"]
-    assert operator.error("a").startswith("fd00:1::/64 is ipv6, which is not enabled")
+    assert operator.reasons("a") == []
 
 
 def test_a_vanished_object_is_written_anew_when_it_comes_back() -> None:
