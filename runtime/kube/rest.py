@@ -29,6 +29,7 @@ JSON = "application/json"
 METADATA_OBJECT = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
 METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
 RENEW_AGAIN_S = 5.0  # a failing plugin is not started by every request
+UNBUFFERED = 1  # bytes aiohttp may hold before it stops reading: what comes next then waits in the kernel
 CONNECT_SHARE = 0.8  # of a request's time is for connecting: what ends there was surely not sent
 
 
@@ -165,15 +166,28 @@ class Api:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, query: str, *, idle_s: float, accept: str | None = None
+        self, path: str, query: str, *, idle_s: float, gather_s: float = 0.0, accept: str | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open a watch and yield its chunks. A stream silent for `idle_s` raises Unavailable, as a broken one does."""
+        """Open a watch and yield its chunks. A stream silent for `idle_s` raises Unavailable, as a broken one does.
+
+        gather_s: after each chunk the socket is left alone for this long, so that what comes in a rush comes as one chunk.
+        """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=idle_s)
-        response = await self._send("GET", path, query, None, None, accept, timeout, None)
+        response = await self._send(
+            "GET",
+            path,
+            query,
+            None,
+            None,
+            accept,
+            timeout,
+            None,
+            read_bufsize=UNBUFFERED if gather_s else None,
+        )
         try:
             if response.status != 200:
                 raise await self._refused("GET", path, response)
-            async with aclosing(self._chunks(path, response)) as chunks:
+            async with aclosing(self._chunks(path, response, gather_s)) as chunks:
                 yield chunks
         finally:
             # Nobody waits for the rest; closing TLS politely would take a round trip, and outlive a loop that ends here.
@@ -211,6 +225,7 @@ class Api:
         accept: str | None,
         timeout: aiohttp.ClientTimeout,
         gate: Callable[[], None] | None,
+        read_bufsize: int | None = None,
     ) -> aiohttp.ClientResponse:
         """Return the response once its head is there, after one more try with new credentials if it was a 401."""
         target = f"{self.cluster.server}{path}?{query}" if query else self.cluster.server + path
@@ -234,6 +249,7 @@ class Api:
                     headers=headers,
                     timeout=timeout,
                     allow_redirects=False,
+                    read_bufsize=read_bufsize,
                     **self._fixed,
                 )
             except (aiohttp.ClientError, TimeoutError, OSError) as exc:
@@ -308,10 +324,14 @@ class Api:
             retry_after=response.headers.get("Retry-After"),
         )
 
-    async def _chunks(self, path: str, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    async def _chunks(
+        self, path: str, response: aiohttp.ClientResponse, gather_s: float
+    ) -> AsyncGenerator[bytes, None]:
         try:
             async for chunk in response.content.iter_any():
                 yield chunk
+                if gather_s:
+                    await asyncio.sleep(gather_s)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise self._lost(exc, "GET", path) from exc
 

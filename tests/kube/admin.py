@@ -18,6 +18,8 @@ Json = dict[str, Any]
 """A decoded object; tests reach into it by key."""
 
 MERGE_PATCH = "application/merge-patch+json"
+IDLE_S = 30.0
+"""A connection that lay idle for longer is not used again: the server closes such (after 90 s), and a write must not meet that."""
 
 
 class ApiError(Exception):
@@ -45,7 +47,7 @@ class Admin:
             {"Authorization": f"Bearer {token}"} if token else {}
         )
         self._timeout_s = timeout_s
-        self._idle: list[http.client.HTTPSConnection] = []
+        self._idle: list[tuple[float, http.client.HTTPSConnection]] = []
 
     def get(self, path: str) -> Json:
         return self.request("GET", path)
@@ -85,8 +87,8 @@ class Admin:
         data = None if body is None else json.dumps(body).encode()
         headers = self._headers if data is None else self._headers | {"Content-Type": content_type}
         while True:
-            kept = bool(self._idle)
-            connection = self._idle.pop() if kept else self._connection()
+            idle = self._kept()
+            kept, connection = idle is not None, idle or self._connection()
             try:
                 connection.request(method, f"{self._address.path.rstrip('/')}{path}", data, headers)
                 answer = connection.getresponse()
@@ -98,7 +100,7 @@ class Admin:
                 if isinstance(error, OSError) and not isinstance(error, ssl.SSLEOFError):
                     raise
                 raise ConnectionError(f"{method} {path}: {error!r}") from error
-            self._idle.append(connection)
+            self._idle.append((time.monotonic(), connection))
             if answer.status >= 400:
                 raise ApiError(f"{method} {path}", answer.status, content)
             return content
@@ -151,7 +153,18 @@ class Admin:
     def close(self) -> None:
         """Close the kept connections; the next request opens a new one."""
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop()[1].close()
+
+    def _kept(self) -> http.client.HTTPSConnection | None:
+        """A connection that is open yet, if there is one."""
+        while True:
+            try:
+                since, connection = self._idle.pop()
+            except IndexError:  # another thread may have taken the last
+                return None
+            if time.monotonic() - since < IDLE_S:
+                return connection
+            connection.close()
 
     def _connection(self) -> http.client.HTTPSConnection:
         host = self._address.hostname or "127.0.0.1"

@@ -123,6 +123,7 @@ def test_a_replica_takes_over_when_the_leader_is_killed(kube: Cluster, tmp_path:
             for number in range(30):
                 add(kube.admin, f"n{number}")
             one.kill()
+            add(kube.admin, "after")
             two.until(lambda: all(all_cidrs(kube.admin).values()), "all granted")
             assert two.lines("restored")
     assert not witness.conflicts

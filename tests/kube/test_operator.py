@@ -485,3 +485,13 @@ def test_the_lease_names_us_and_is_given_back(kube: Cluster, tmp_path: Path) -> 
         assert lease(kube.admin)["leaseTransitions"] == 1
     assert not events(kube.admin, "PoolExhausted", EVENTS)
     wait_until(lambda: lease(kube.admin)["holderIdentity"], "a killed one leaves it")
+
+
+def test_a_bad_config_map_at_the_start_is_one_line_that_names_it(kube: Cluster, tmp_path: Path) -> None:
+    configure(kube.admin, cluster_pool_ipv4_cidr="10.1.0.0/99")
+    with operator(kube, tmp_path) as op:
+        assert op.wait() == 2
+        (line,) = op.plain()
+        for part in ("cluster-pool-ipv4-cidr", "10.1.0.0/99", "kube-system/cilium-config"):
+            assert part in line
+        assert not lease(kube.admin)
