@@ -24,6 +24,7 @@ run: $(READY) ## the operator on the embedded store, with cluster-pool's default
 	@exec $(BIN)/omnipam operator
 
 test: $(READY) lint ## lint, types and all tests
+	@sh tests/node/setup.sh
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(READY) ## lint and types alone

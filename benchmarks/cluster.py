@@ -14,6 +14,7 @@ from tests.kube.admin import ApiError
 from tests.kube.apiserver import ApiServer
 
 from omnipam.runtime.kube.meta import Page
+from omnipam.runtime.kube.podippool import POOLS
 from omnipam.runtime.kube.reflector import PAGE
 
 from .machine import cpu_s
@@ -45,6 +46,12 @@ class BenchmarkServer(ApiServer):
         if hasattr(self, "_etcd_kept"):
             self._etcd_kept.close()
         super().stop()
+
+    def make_pool(self, name: str, cidr: str) -> None:
+        """A CiliumPodIPPool of /28."""
+        spec = {"ipv4": {"cidrs": [cidr], "maskSize": 28}}
+        body = {"apiVersion": "cilium.io/v2alpha1", "kind": "CiliumPodIPPool", "metadata": {"name": name}}
+        self.admin.post(POOLS, {**body, "spec": spec})
 
     def revision(self) -> int:
         """etcd's revision: one more for every write, and an object's resourceVersion is that of its last one.

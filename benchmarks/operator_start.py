@@ -9,9 +9,11 @@ and right after each start, on the same nodes, with the same rights and the same
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
+from types import MappingProxyType
 
 from .cluster import BenchmarkServer
 from .machine import Strangers
@@ -52,21 +54,26 @@ def rows() -> list[Row]:
     return [row for size in SIZES for row in measure(size)]
 
 
-def measure(size: Size) -> list[Row]:
-    """The three rows of one size."""
+def measure(
+    size: Size, name: str = "operator start", pools: Mapping[str, str] = MappingProxyType({})
+) -> list[Row]:
+    """The three rows of one size. pools: names and ranges of pools that every node asks; the mode is multi-pool then."""
+    flags = ("--ipam=multi-pool",) if pools else ()
     with BenchmarkServer() as server:
-        raw(server, "create", count=size.nodes)
+        for pool, cidr in pools.items():
+            server.make_pool(pool, cidr)
+        raw(server, "create", count=size.nodes, pools=tuple(pools))
         time.sleep(AFTER_S)
-        floors = [_floor(server, size.nodes, 0)]
+        floors = [_floor(server, size.nodes, 0, tuple(pools))]
         starts = []
         for turn in range(1, size.rounds + 1):
-            _empty(server)
-            starts.append(_start(server, size.nodes))
-            _empty(server)
-            floors.append(_floor(server, size.nodes, turn))
+            _empty(server, tuple(pools))
+            starts.append(_start(server, size.nodes, flags))
+            _empty(server, tuple(pools))
+            floors.append(_floor(server, size.nodes, turn, tuple(pools)))
     around = [fmean((before.seconds, after.seconds)) for before, after in pairwise(floors)]
     ratios = [start.seconds / floor for start, floor in zip(starts, around, strict=True)]
-    name = f"operator start, {size.nodes:,} nodes"
+    name = f"{name}, {size.nodes:,} nodes"
     seconds = median(start.seconds for start in starts)
     writes = max(start.writes for start in starts) / size.nodes
     return [
@@ -76,15 +83,15 @@ def measure(size: Size) -> list[Row]:
     ]
 
 
-def _empty(server: BenchmarkServer) -> None:
-    """No node has podCIDRs any more, and the server has come to rest."""
-    raw(server, "clear")
+def _empty(server: BenchmarkServer, pools: Sequence[str]) -> None:
+    """No node has blocks any more, and the server has come to rest."""
+    raw(server, "clear", pools=pools)
     time.sleep(AFTER_S)
 
 
-def _floor(server: BenchmarkServer, nodes: int, turn: int) -> Done:
+def _floor(server: BenchmarkServer, nodes: int, turn: int, pools: Sequence[str]) -> Done:
     strangers, spent = Strangers(), server.cpu_s()
-    floor = raw(server, "grant", turn=turn)
+    floor = raw(server, "grant", turn=turn, pools=pools)
     spent = server.cpu_s() - spent
     if floor.requests != nodes:
         raise RunFailed(f"the floor patched {floor.requests} nodes, not {nodes}")
@@ -92,9 +99,9 @@ def _floor(server: BenchmarkServer, nodes: int, turn: int) -> Done:
     return floor
 
 
-def _start(server: BenchmarkServer, nodes: int) -> Start:
+def _start(server: BenchmarkServer, nodes: int, flags: Sequence[str]) -> Start:
     before, first, strangers, spent = server.writes(), server.revision(), Strangers(), server.cpu_s()
-    with operator(server) as running:
+    with operator(server, *flags) as running:
         looks = until_served(server, running, first, nodes)
         cpu_s, spent = running.cpu_s, server.cpu_s() - spent
         others = strangers.share(cpu_s + spent)

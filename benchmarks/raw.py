@@ -26,6 +26,8 @@ from omnipam.runtime.kube.reflector import PAGE
 from omnipam.runtime.kube.rest import JSON, MERGE_PATCH, METADATA_LIST
 
 CONNECTIONS = 32
+ASKED = 8
+"""Addresses of each pool that a node asks for, as an agent does that has just started."""
 NODES = "/api/v1/nodes"
 CILIUM_NODES = "/apis/cilium.io/v2/ciliumnodes"
 CREATOR, WRITER = "cilium-agent", "omnipam-benchmarks"
@@ -35,7 +37,10 @@ Task = Literal["create", "grant", "clear", "list"]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do. turn: another one, other podCIDRs. ca: file of the certificate authority."""
+    """What to do. turn: another one, other podCIDRs. ca: file of the certificate authority.
+
+    pools: nodes ask for addresses of these, and are granted a block of each, in place of podCIDRs.
+    """
 
     task: Task
     url: str
@@ -43,6 +48,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     count: int = 0
     turn: int = 0
+    pools: tuple[str, ...] = ()
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +68,17 @@ class Request(msgspec.Struct, frozen=True):
     content_type: str
 
 
+class _Allocated(msgspec.Struct, frozen=True):
+    cidrs: list[str] | None = None
+
+
+class _Pools(msgspec.Struct, frozen=True):
+    allocated: list[_Allocated] | None = None
+
+
 class _Ipam(msgspec.Struct, frozen=True, rename={"pod_cidrs": "podCIDRs"}):
     pod_cidrs: list[str] | None = None
+    pools: _Pools = _Pools()
 
 
 class _Spec(msgspec.Struct, frozen=True):
@@ -79,7 +94,7 @@ class Versioned(msgspec.Struct, frozen=True):
     @property
     def has_cidrs(self) -> bool:
         """Whether it has been served."""
-        return bool(self.spec.ipam.pod_cidrs)
+        return bool(self.spec.ipam.pod_cidrs or self.spec.ipam.pools.allocated)
 
 
 async def perform(job: Job) -> Done:
@@ -137,14 +152,28 @@ async def _patches(session: aiohttp.ClientSession, job: Job) -> list[Request]:
     for index, each in enumerate(listed.items or ()):
         meta = each.metadata
         number = index + job.turn * 20_000
-        cidrs = None if job.task == "clear" else [f"10.{number >> 8 & 255}.{number & 255}.0/24"]
+        granted = None if job.task == "clear" else number
         body = {
             "metadata": {"resourceVersion": meta.resource_version, "uid": meta.uid},
-            "spec": {"ipam": {"podCIDRs": cidrs}},
+            "spec": {
+                "ipam": {"pools": {"allocated": _blocks(job, granted)}} if job.pools else _cidrs(granted)
+            },
         }
         url = URL(f"{job.url}{CILIUM_NODES}/{meta.name}", encoded=True)
         requests.append(Request("PATCH", url, msgspec.json.encode(body), MERGE_PATCH))
     return requests
+
+
+def _cidrs(number: int | None) -> dict[str, object]:
+    return {"podCIDRs": None if number is None else [f"10.{number >> 8 & 255}.{number & 255}.0/24"]}
+
+
+def _blocks(job: Job, number: int | None) -> list[dict[str, object]] | None:
+    """A /28 of each pool."""
+    if number is None:
+        return None
+    tail = f"{number >> 4 & 255}.{(number & 15) << 4}/28"
+    return [{"pool": pool, "cidrs": [f"10.{place}.{tail}"]} for place, pool in enumerate(job.pools)]
 
 
 def _machines(job: Job) -> list[Request]:
@@ -170,6 +199,7 @@ def _cilium_nodes(job: Job) -> list[Request]:
     """CiliumNodes as Cilium's agent creates them (fixtures/kube_objects/ciliumnode-fresh.json), each with its owner."""
     url = URL(f"{job.url}{CILIUM_NODES}", encoded=True)
     requests = []
+    requested = [{"pool": pool, "needed": {"ipv4-addrs": ASKED}} for pool in job.pools]
     for name, index in _names(job.count):
         owner = {
             "apiVersion": "v1",
@@ -193,7 +223,7 @@ def _cilium_nodes(job: Job) -> list[Request]:
                 "health": {},
                 "ingress": {},
                 "addresses": [{"type": "InternalIP", "ip": f"192.168.{index >> 8}.{index & 255}"}],
-                "ipam": {},
+                "ipam": {"pools": {"requested": requested}} if requested else {},
             },
         }
         requests.append(Request("POST", url, msgspec.json.encode(body), JSON))

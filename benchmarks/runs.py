@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,10 +29,20 @@ class RunFailed(Exception):
     """A run did not do what is to be measured; the text says what happened instead."""
 
 
-def raw(server: BenchmarkServer, task: Task, *, count: int = 0, turn: int = 0) -> Done:
+def raw(
+    server: BenchmarkServer, task: Task, *, count: int = 0, turn: int = 0, pools: Sequence[str] = ()
+) -> Done:
     """Let the raw client do a task, in a process of its own and, but for creating, with the operator's rights."""
     token = server.token("admin" if task == "create" else USER)
-    job = Job(task=task, url=server.url, ca=str(server.ca), token=token, count=count, turn=turn)
+    job = Job(
+        task=task,
+        url=server.url,
+        ca=str(server.ca),
+        token=token,
+        count=count,
+        turn=turn,
+        pools=tuple(pools),
+    )
     command = [sys.executable, "-m", "benchmarks.raw"]
     try:
         child = subprocess.run(
@@ -55,12 +65,12 @@ def raw(server: BenchmarkServer, task: Task, *, count: int = 0, turn: int = 0) -
 class Operator:
     """`omnipam operator` on the Kubernetes store, as it is shipped; its clock runs from just before its process is made."""
 
-    def __init__(self, server: BenchmarkServer) -> None:
+    def __init__(self, server: BenchmarkServer, *flags: str) -> None:
         self._log = server.directory / "operator.log"
         self._port = free_port()
         command = [sys.executable, "-m", "omnipam.runtime.cli", "operator", "--store=kubernetes"]
         command += [f"--lease-name={LEASE}", f"--operator-api-serve-addr=127.0.0.1:{self._port}"]
-        command += [f"--operator-prometheus-serve-addr=127.0.0.1:{free_port()}"]
+        command += [f"--operator-prometheus-serve-addr=127.0.0.1:{free_port()}", *flags]
         environ = os.environ | {"KUBECONFIG": str(server.kubeconfig(USER))}
         with self._log.open("wb") as log:
             self.began = time.perf_counter()
@@ -113,10 +123,10 @@ class Operator:
 
 
 @contextmanager
-def operator(server: BenchmarkServer) -> Iterator[Operator]:
+def operator(server: BenchmarkServer, *flags: str) -> Iterator[Operator]:
     """An operator that finds no Lease, and ends with the block."""
     server.forget_lease()
-    running = Operator(server)
+    running = Operator(server, *flags)
     try:
         yield running
         running.stop()

@@ -118,7 +118,8 @@ class Allocator(Protocol):
         """The node and its machine are no more: all that it had goes back. Unknown names are fine."""
 
     def pools(self, specs: Iterable[PoolSpec], now: float) -> None:
-        """The pools as they are from now on. Raises Invalid, and changes nothing, if they make no sense."""
+        """The pools as they are from now on. Raises Invalid, and changes nothing, if they make no sense; where pools come one
+        by one from others, one that makes none stays as it was, and `findings` says so."""
 
     def due(self, now: float) -> list[str]:
         """Nodes whose plan may now hold something, most urgent first; each is answered once until it changes again."""
@@ -176,8 +177,10 @@ class Provider(msgspec.Struct, frozen=True):
     """A mode by name; registered under the entry point group `omnipam.providers`.
 
     reads_machines: whether it needs the Kubernetes Nodes whole, or only to know that they exist.
+    reads_pools: whether its pools, and what nodes ask of them, are in the store; else its pools are configured.
     """
 
     mode: str
     build: Callable[[Settings], Allocator]
     reads_machines: bool = False
+    reads_pools: bool = False

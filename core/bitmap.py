@@ -152,6 +152,26 @@ class Bitmap:
         if free == self._all[level] and not some:
             self._vanished(level, key)
 
+    def is_clear(self, start: int, order: int) -> bool:
+        """Whether none of the 2^order numbers from `start`, a multiple of 2^order, is set."""
+        return self._is_clear(*self._place(start, order))
+
+    def _is_clear(self, level: int, key: int, mask: int) -> bool:
+        free = self._free[level].get(key)
+        some = self._some[level].get(key, 0)
+        if free is None:
+            if not some and self._full_above(level, key):
+                return False
+        elif free & mask != mask:
+            return False
+        below = some & mask
+        while below:  # mostly there is nothing below what is free: only the one empty page that is kept
+            low = below & -below
+            below ^= low
+            if not self._is_clear(level - 1, key << _STEP | low.bit_length() - 1, self._all[level - 1]):
+                return False
+        return True
+
     def _clear_from(self, start: int) -> int:
         """The first clear number from `start` to the end, or -1."""
         key = start >> _LEAF

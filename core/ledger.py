@@ -24,6 +24,8 @@ class Ledger:
     """The blocks of prefix length `mask` in `cidr`.
 
     reserved: ranges that `take` never touches; those outside `cidr` have no effect.
+    wider: shorter prefix lengths of which blocks may be taken, too. Units are then taken from the lowest free one on, so that
+        wide stretches stay free; a bitmap for each length says where all its units are free, so this costs the same anywhere.
     total: how many units there are.
     cursor: the unit from which `take` looks for a free one, 0 to `total` - 1.
     Raises Invalid if the mask does not fit the CIDR.
@@ -34,6 +36,7 @@ class Ledger:
         "_base",
         "_bits",
         "_blocked",
+        "_groups",
         "_held",
         "_plain",
         "_quarantined",
@@ -49,7 +52,9 @@ class Ledger:
         "total",
     )
 
-    def __init__(self, cidr: Cidr, mask: int, reserved: Iterable[Cidr] = ()) -> None:
+    def __init__(
+        self, cidr: Cidr, mask: int, reserved: Iterable[Cidr] = (), wider: Iterable[int] = ()
+    ) -> None:
         if mask > cidr.bits or mask < 0:
             raise Invalid(
                 "SubNetMask is invalid, should be lower or equal to 32 for IPv4 and to 128 for IPv6"
@@ -60,6 +65,11 @@ class Ledger:
                 f"mask size {mask} of {cidr} is wider than the CIDR itself"
                 f" — set a mask size from {cidr.length} to {cidr.bits}, or a wider CIDR"
             )
+        for length in wider:
+            if not cidr.length <= length < mask:
+                raise Invalid(
+                    f"mask size {length} of {cidr} is no wider one: set one from {cidr.length} to {mask - 1}"
+                )
         self.cidr = cidr
         self.mask = mask
         self.total = 1 << (mask - cidr.length)
@@ -74,6 +84,8 @@ class Ledger:
         self._reserved = Ranges(cidr.bits)
         self._held = Ranges(cidr.bits)
         self._blocked = Bitmap(mask - cidr.length)  # units that `take` must not give
+        # By prefix length, widest first: in which blocks of it any unit must not be given.
+        self._groups = {length: Bitmap(length - cidr.length) for length in sorted(set(wider))}
         self.cursor = 0
         self._taken = 0
         self._quarantined = 0
@@ -82,6 +94,11 @@ class Ledger:
         self._aside = False
         for each in reserved:
             self.reserve(each)
+
+    @property
+    def wider(self) -> tuple[int, ...]:
+        """The shorter prefix lengths of which blocks may be taken, too; the widest first."""
+        return tuple(self._groups)
 
     def __str__(self) -> str:
         return f"clusterCIDR: {self.cidr}, nodeMask: {self.mask}"
@@ -117,7 +134,10 @@ class Ledger:
         unit = self._blocked.set_next(self.cursor)
         if unit < 0:
             return None
-        self.cursor = unit + 1 if unit + 1 < self.total else 0
+        if self._groups:
+            self._fill_groups(unit, 0)
+        else:
+            self.cursor = unit + 1 if unit + 1 < self.total else 0
         self._taken += 1
         first = self._base + (unit << self._shift)
         self._units[first] = owner
@@ -129,6 +149,28 @@ class Ledger:
         """What `take` would give now. Changes nothing."""
         unit = self._blocked.next_clear(self.cursor)
         return None if unit < 0 else Cidr(self._bits, self._base + (unit << self._shift), self.mask)
+
+    def take_wider(self, owner: str, length: int) -> Cidr | None:
+        """Gives the first free block of one of the wider prefix lengths; None if there is none."""
+        number = self._groups[length].next_clear(0)
+        if number < 0:
+            return None
+        cidr = self._block(number, length)
+        self._write(self._record, owner, cidr)
+        return cidr
+
+    def foresee(self, length: int) -> Iterator[Cidr]:
+        """The blocks of a prefix length that would be taken one after the other. Changes nothing."""
+        free, at = (self._blocked, self.cursor) if length == self.mask else (self._groups[length], 0)
+        first = number = free.next_clear(at)
+        while number >= 0:
+            yield self._block(number, length)
+            number = free.next_clear(number + 1 if number + 1 < free.size else 0)
+            if number == first:
+                return
+
+    def _block(self, number: int, length: int) -> Cidr:
+        return Cidr(self._bits, self._base + (number << (self._bits - length)), length)
 
     def claim(self, owner: str, cidr: Cidr) -> tuple[tuple[str, Cidr], ...]:
         """Records a range that an object shows, unless it overlaps another owner's.
@@ -149,9 +191,10 @@ class Ledger:
                 if self._sorted:
                     self._sorted.pop(self.mask, None)
                 self._taken += 1
-                self._blocked.set_next(
-                    (first - self._base) >> self._shift
-                )  # it is free, so this sets just it
+                unit = (first - self._base) >> self._shift
+                self._blocked.set_next(unit)  # it is free, so this sets just it
+                if self._groups:
+                    self._fill_groups(unit, 0)
                 return ()
         self._check_inside(cidr)
         conflicts = self._record.overlapping(cidr, but=owner)
@@ -178,9 +221,33 @@ class Ledger:
                 if self._sorted:
                     self._sorted.pop(self.mask, None)
                 self._taken -= 1
-                self._blocked.clear((first - self._base) >> self._shift)
+                unit = (first - self._base) >> self._shift
+                self._blocked.clear(unit)
+                if self._groups:
+                    self._wipe_groups(unit, 0)
                 return True
         return cidr.overlaps(self.cidr) and self._erase(self._record, owner, cidr)
+
+    def fragments(self) -> tuple[int, int]:
+        """How many free units the longest run of them has, and how many addresses nobody holds and nobody can be given, since
+        a part of their unit is held, reserved or held back. Costs what all that is recorded does."""
+        layers = (self._record, self._reserved, self._held)
+        cidrs = sorted({cidr for layer in layers for _, cidr in layer})
+        longest = covered = blocked = 0
+        free_from, end = (
+            0,
+            self._base,
+        )  # the first unit behind all blocked ones, the first address behind all that is covered
+        for cidr in cidrs:
+            unit, order = self._span(cidr)
+            until = unit + (1 << order)
+            longest = max(longest, unit - free_from)
+            blocked += max(0, until - max(unit, free_from))
+            free_from = max(free_from, until)
+            last = min(cidr.last, self.cidr.last) + 1
+            covered += max(0, last - max(cidr.first, end))
+            end = max(end, last)
+        return max(longest, self.total - free_from), (blocked << self._shift) - covered
 
     def owners(self, cidr: Cidr) -> list[tuple[str, Cidr]]:
         """All recorded (owner, CIDR) that overlap `cidr`, ordered by CIDR, then by owner."""
@@ -211,7 +278,7 @@ class Ledger:
 
     def remasked(self, mask: int) -> Ledger:
         """A new ledger of another mask with all that is recorded, reserved and held back here. Raises Invalid."""
-        other = Ledger(self.cidr, mask)
+        other = Ledger(self.cidr, mask, (), [length for length in self._groups if length < mask])
         for target, source in (
             (other._reserved, self._reserved),
             (other._held, self._held),
@@ -232,6 +299,8 @@ class Ledger:
         before = self._counts(span)
         if ranges.add(owner, cidr.first, cidr.length):
             self._blocked.fill(*span)
+            if self._groups:
+                self._fill_groups(*span)
             self._settle(before, span)
 
     def _erase(self, ranges: Ranges, owner: str, cidr: Cidr) -> bool:
@@ -245,8 +314,27 @@ class Ledger:
             for layer in layers:
                 for piece in layer:
                     self._blocked.fill(*piece)
+            if self._groups:
+                self._wipe_groups(*span)
         self._settle(before, span)
         return True
+
+    def _fill_groups(self, unit: int, order: int) -> None:
+        for length, groups in self._groups.items():
+            each = self.mask - length
+            groups.fill(unit >> each, max(0, order - each))
+
+    def _wipe_groups(self, unit: int, order: int) -> None:
+        """Units of this span may be free again: so are the groups in which all are."""
+        for length, groups in self._groups.items():
+            each = self.mask - length
+            first, more = unit >> each, max(0, order - each)
+            if more and self._blocked.is_clear(unit, order):
+                groups.wipe(first, more)
+                continue
+            for number in range(first, first + (1 << more)):
+                if self._blocked.is_clear(number << each, each):
+                    groups.wipe(number, 0)
 
     def _settle(self, before: tuple[int, int], span: tuple[int, int]) -> None:
         """Brings counts and the fast path's condition up to date after a change within `span`."""

@@ -36,7 +36,7 @@ class Space:
                         f" — pool {spec.name!r}: take one of the two out"
                     )
             reserved = tuple(cidr for cidr in spec.reserved if cidr.overlaps(given.cidr))
-            ledgers.append(Ledger(given.cidr, given.mask, reserved))
+            ledgers.append(Ledger(given.cidr, given.mask, reserved, given.wider))
 
     def inside(self, cidr: Cidr) -> bool:
         """Whether a configured range contains it."""
@@ -63,6 +63,38 @@ class Space:
             if (cidr := ledger.take(owner)) is not None:
                 return cidr
         return None
+
+    def sizes(self, family: Family) -> tuple[int, ...]:
+        """The prefix lengths of which there are blocks to take, widest first."""
+        found = {length for ledger in self._ledgers[family] for length in (*ledger.wider, ledger.mask)}
+        return tuple(sorted(found))
+
+    def foresee(self, family: Family, length: int) -> Iterator[Cidr]:
+        """The blocks of a prefix length that `take_sized` would give one after the other. Changes nothing."""
+        for ledger in self._ledgers[family]:
+            if length == ledger.mask or length in ledger.wider:
+                yield from ledger.foresee(length)
+
+    def take_sized(self, family: Family, length: int, owner: str) -> Cidr | None:
+        """Takes the next free block of a prefix length; None: there is none."""
+        for ledger in self._ledgers[family]:
+            if length == ledger.mask:
+                cidr = ledger.take(owner)
+            elif length in ledger.wider:
+                cidr = ledger.take_wider(owner, length)
+            else:
+                continue
+            if cidr is not None:
+                return cidr
+        return None
+
+    def claims(self) -> Iterator[Claim]:
+        """All that is recorded, each once."""
+        told = set(self._outside)
+        yield from sorted(told, key=lambda claim: (claim[1], claim[0]))
+        for ledgers in self._ledgers.values():
+            for ledger in ledgers:
+                yield from (claim for claim in ledger if claim not in told)
 
     def claim(self, owner: str, cidr: Cidr) -> list[Claim]:
         """Records what an object shows. Answers the claims of others in its way, sorted; then nothing is recorded."""

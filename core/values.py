@@ -5,8 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from .cidr import Cidr, Family
+from .selector import Selector
 
 DEFAULT_POOL = "default"
+POD_CIDRS = ""
+"""The pool of blocks that an object shows in the form of another mode (`spec.ipam.podCIDRs`): occupied, never granted."""
 
 
 class Problem(msgspec.Struct, frozen=True, gc=False):
@@ -75,11 +78,25 @@ class Agent(msgspec.Struct, frozen=True):
     released: tuple[Cidr, ...] = ()
 
 
+class Demand(msgspec.Struct, frozen=True, gc=False):
+    """Addresses of one family that the node's agent needs from a pool, those in use included."""
+
+    pool: str
+    family: Family
+    needed: int
+
+
 class Held(msgspec.Struct, frozen=True):
-    """What the node object says that we gave: our half, as last seen. `error` is the status text, empty if none."""
+    """What the node object says that we gave: our half, as last seen. `error` is the status text, empty if none.
+
+    outdated: it says so in a form of old: it must be written anew, even if it says the same.
+    opaque: what the store must put back when it writes the blocks, since only it knows what that is; handed back unread.
+    """
 
     blocks: tuple[Block, ...] = ()
     error: str = ""
+    outdated: bool = False
+    opaque: bytes = b""
 
 
 NO_FACTS = Facts()
@@ -96,6 +113,9 @@ class Node(msgspec.Struct, frozen=True):
         and what it holds stays its own, since its pods still run.
     ignored: opted out (`ipam.cilium.io/ignore`): what it shows is occupied, and nothing of it is ever written.
     unreadable: parts of its object that could not be read: it gets nothing new until they can be.
+    demand: what its agent asks for, where the mode lives on that; each pool and family once, by pool, IPv4 first.
+    default_pool: the pool of its pods that name none, where it has one of its own.
+    limits: pools with the most blocks of a family that it may have of them.
     """
 
     name: str
@@ -109,13 +129,20 @@ class Node(msgspec.Struct, frozen=True):
     agent: Agent = NO_AGENT
     holds: Held = NOTHING_HELD
     instance: str = ""
+    demand: tuple[Demand, ...] = ()
+    default_pool: str = ""
+    limits: tuple[tuple[str, int], ...] = ()
 
 
 class PoolRange(msgspec.Struct, frozen=True, gc=False):
-    """One configured CIDR of a pool and the prefix length of the blocks that it is cut into."""
+    """One configured CIDR of a pool and the prefix length of the blocks that it is cut into.
+
+    wider: other, shorter prefix lengths of blocks that a large demand may get in place of many.
+    """
 
     cidr: Cidr
     mask: int
+    wider: tuple[int, ...] = ()
 
 
 class PoolSpec(msgspec.Struct, frozen=True):
@@ -124,7 +151,11 @@ class PoolSpec(msgspec.Struct, frozen=True):
     ranges: in the order in which they are used up; families may be mixed.
     reserved: never granted; a block that touches one is not granted either.
     quarantine_s: seconds before a returned block is granted again.
-    max_blocks: how many blocks of a family one node may have.
+    max_blocks: how many blocks of a family one node may have; 0: as many as it needs.
+    created: seconds since the epoch; of two pools that overlap, the younger is refused.
+    first_usable, last_usable: whether the agent may use the first and last address of each block.
+    selector: labels that a node must have to be served.
+    unreadable: why this is not what its object says: then an earlier state of it, if there was one, stays.
     """
 
     name: str = DEFAULT_POOL
@@ -132,6 +163,11 @@ class PoolSpec(msgspec.Struct, frozen=True):
     reserved: tuple[Cidr, ...] = ()
     quarantine_s: float = 0.0
     max_blocks: int = 1
+    created: float = 0.0
+    first_usable: bool = False
+    last_usable: bool = False
+    selector: Selector = ()
+    unreadable: tuple[Problem, ...] = ()
 
 
 class Kept(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -152,15 +188,19 @@ class Grant(msgspec.Struct, frozen=True):
 
     blocks: tuple[Block, ...] = ()
     problems: tuple[Problem, ...] = ()
+    preface: str = ""
+    """What the mode's status text begins with; then each problem has a line of its own, as in Cilium."""
 
     @property
     def error(self) -> str:
         """The text for the node's status; empty clears it."""
-        return "; ".join(map(str, self.problems)) if self.problems else ""
+        if not self.problems:
+            return ""
+        return self.preface + ("\n" if self.preface else "; ").join(map(str, self.problems))
 
     def shown_by(self, held: Held) -> bool:
         """Whether the object already says exactly this, so that there is nothing to write."""
-        return self.blocks == held.blocks and self.error == held.error
+        return self.blocks == held.blocks and not held.outdated and self.error == held.error
 
 
 class PoolCapacity(msgspec.Struct, frozen=True):

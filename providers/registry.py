@@ -11,6 +11,7 @@ GROUP = "omnipam.providers"
 OURS = {
     "cluster-pool": "omnipam.providers.cluster_pool",
     "kubernetes": "omnipam.providers.kubernetes",
+    "multi-pool": "omnipam.providers.multi_pool",
 }
 
 

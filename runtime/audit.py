@@ -16,7 +16,7 @@ from omnipam.core.overlaps import Overlaps
 from omnipam.core.values import Finding, Kept, Node, Problem
 
 from .snapshot import Serving, Snapshot, foresee
-from .takeover import obstacles
+from .takeover import obstacles, pool_obstacles
 
 SEVERITIES = ("error", "warning", "info")
 PATIENCE_S = 60.0
@@ -84,6 +84,11 @@ def audit(snapshot: Snapshot, serving: Serving, allocator: Allocator, now: float
                 Found(each.reason, each.severity, each.objects, each.text, each.hint)
                 for each in obstacles(snapshot, spec, index, now)
             ]
+    if snapshot.on_kubernetes and serving.mode == "multi-pool":
+        found += [
+            Found(each.reason, each.severity, each.objects, each.text, each.hint)
+            for each in pool_obstacles(snapshot, serving.pools)
+        ]
     return tuple(sorted(dict.fromkeys(found), key=_rank))
 
 
@@ -128,6 +133,7 @@ def _overlapping(snapshot: Snapshot, index: Overlaps, findings: Iterable[Finding
 
 def _set_aside(snapshot: Snapshot, serving: Serving, index: Overlaps, now: float) -> Iterator[Found]:
     """What is reserved or kept and used all the same, and what is kept for nobody."""
+    reserve = "cluster-pool-reserved" if serving.mode == "cluster-pool" else "what the pool reserves"
     for spec in serving.pools:
         for cidr in spec.reserved:
             for name, block in index.overlapping(cidr):
@@ -136,7 +142,7 @@ def _set_aside(snapshot: Snapshot, serving: Serving, index: Overlaps, now: float
                     "warning",
                     (f"CIDR/{cidr}", f"CiliumNode/{name}"),
                     f"node {name} holds {block}, which touches the reserved range {cidr}",
-                    "replace the node, or take the range out of cluster-pool-reserved",
+                    f"replace the node, or take the range out of {reserve}",
                 )
     there = {node.name for node in snapshot.nodes}
     quarantine = {spec.name: spec.quarantine_s for spec in serving.pools}
@@ -187,7 +193,7 @@ def _stale_errors(
         settled = (
             node.present and not node.ignored and not problems[node.name] and not (plan and plan.actions)
         )
-        if node.holds.error and node.holds.blocks and settled:
+        if node.holds.error and node.holds.blocks and settled and not node.holds.outdated:
             yield Found(
                 "StaleError",
                 "warning",

@@ -9,22 +9,24 @@ from urllib.parse import quote
 import msgspec
 
 from omnipam.core.errors import Denied, Invalid, NotFound
-from omnipam.core.values import Finding, Node
+from omnipam.core.values import Finding, Node, PoolSpec
 
-from .kube import ciliumnode, definitions, machine
+from .kube import ciliumnode, definitions, machine, podippool
+from .kube.ciliumnode import Form, PodCidrs
 from .kube.errors import Expired, one_line
 from .kube.join import CILIUM_NODES, NODES
 from .kube.keeping import Keeping
 from .kube.lease import KubeLease
 from .kube.meta import HasIdentity, Page
+from .kube.podippool import PodIPPool
+from .kube.poolednode import Pooled
 from .kube.rest import METADATA_LIST, Api
 from .snapshot import Leader, Snapshot, leader_of
 
-CILIUM_POOLS = "/apis/cilium.io/v2alpha1/ciliumpodippools"
 PAGE = 500
 TRIES = 3
 _PAGE = msgspec.json.Decoder(Page[msgspec.Raw])
-_NODE = msgspec.json.Decoder(ciliumnode.CiliumNode)
+_POOL = msgspec.json.Decoder(PodIPPool)
 _MACHINE = msgspec.json.Decoder(machine.Machine)
 _IDENTITY = msgspec.json.Decoder(HasIdentity)
 
@@ -68,7 +70,7 @@ async def pools(api: Api) -> tuple[dict[str, Any], ...]:
     """All CiliumPodIPPools as the server has them; none where it knows no such thing."""
     try:
         return tuple(
-            as_object(raw, "v2alpha1", "CiliumPodIPPool") for raw in await objects(api, CILIUM_POOLS)
+            as_object(raw, "v2alpha1", "CiliumPodIPPool") for raw in await objects(api, podippool.POOLS)
         )
     except NotFound:
         return ()
@@ -83,8 +85,21 @@ async def one(api: Api, path: str) -> dict[str, Any] | None:
     return as_object(msgspec.Raw(body), "", "")
 
 
-async def read(api: Api, *, reads_machines: bool, namespace: str, lease: str, audit: bool) -> Snapshot:
-    """All that plans and audits are made from. reads_machines: the mode needs the Nodes whole. audit: definitions too."""
+async def read(
+    api: Api,
+    *,
+    reads_machines: bool,
+    namespace: str,
+    lease: str,
+    audit: bool,
+    form: Form | None = None,
+    reads_pools: bool = False,
+) -> Snapshot:
+    """All that plans and audits are made from. reads_machines: the mode needs the Nodes whole. audit: definitions too.
+
+    form: how the mode uses a CiliumNode. reads_pools: its pools are the CiliumPodIPPools.
+    """
+    form = form or PodCidrs()
     if reads_machines:
         machines = dict(map(_known, await objects(api, NODES)))
     else:
@@ -93,7 +108,7 @@ async def read(api: Api, *, reads_machines: bool, namespace: str, lease: str, au
     nodes: dict[str, Node] = {}
     collectable = set()
     for raw in raws:
-        node, may_go = _node(raw, own_addresses=not reads_machines)
+        node, may_go = _node(raw, form, own_addresses=not reads_machines)
         known = machines.get(node.name)
         if reads_machines and known is not None:
             node = msgspec.structs.replace(
@@ -108,10 +123,12 @@ async def read(api: Api, *, reads_machines: bool, namespace: str, lease: str, au
     )
     for name in owed - nodes.keys():
         nodes[name] = machine.without_object(name, machines[name])
+    pool_objects = await pools(api)
     return Snapshot(
         where=f"cluster {api.cluster.server}",
         nodes=tuple(nodes[name] for name in sorted(nodes)),
-        pool_objects=await pools(api),
+        pools=tuple(map(_pool, pool_objects)) if reads_pools else (),
+        pool_objects=pool_objects,
         kept=kept,
         machines=frozenset(machines),
         collectable=frozenset(collectable),
@@ -183,15 +200,25 @@ def as_object(raw: msgspec.Raw, version: str, kind: str) -> dict[str, Any]:
 
 def node_of(made: Mapping[str, Any]) -> Node:
     """The core Node of an object as the server has it."""
-    return _node(msgspec.Raw(msgspec.json.encode(made)), own_addresses=True)[0]
+    pooled = ciliumnode.branch(made, "spec", "ipam", "pools")
+    form: Form = Pooled() if pooled.get("requested") or pooled.get("allocated") else PodCidrs()
+    return _node(msgspec.Raw(msgspec.json.encode(made)), form, own_addresses=True)[0]
 
 
-def _node(raw: msgspec.Raw, *, own_addresses: bool) -> tuple[Node, bool]:
+def _node(raw: msgspec.Raw, form: Form, *, own_addresses: bool) -> tuple[Node, bool]:
     try:
-        source = _NODE.decode(raw)
+        source = msgspec.json.decode(raw, type=form.struct)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        return ciliumnode.salvaged(bytes(raw), one_line(str(exc))), False
-    return ciliumnode.node(source, own_addresses=own_addresses), ciliumnode.is_collectable(source)
+        return form.salvaged(bytes(raw), one_line(str(exc))), False
+    return form.node(source, own_addresses=own_addresses), ciliumnode.is_collectable(source)
+
+
+def _pool(made: Mapping[str, Any]) -> PoolSpec:
+    try:
+        return podippool.pool_of(_POOL.decode(msgspec.json.encode(made)))
+    except msgspec.MsgspecError as exc:
+        name = str(ciliumnode.branch(made, "metadata").get("name", ""))
+        return podippool.unreadable(PoolSpec(name, max_blocks=0), one_line(str(exc)))
 
 
 def _known(raw: msgspec.Raw) -> tuple[str, machine.Known]:

@@ -22,6 +22,7 @@ from .garbage import Yard
 from .store import Store
 
 if TYPE_CHECKING:
+    from .kube.ciliumnode import Form
     from .kube.config import Cluster
     from .kube.rest import Api
 
@@ -142,6 +143,8 @@ def _kubernetes(config: Config, provider: Provider, api: Api) -> Connected:
         namespace=namespace,
         reads_machines=provider.reads_machines,
         create_definitions=not config.skip_crd_creation,
+        form=form_of(config, provider),
+        reads_pools=provider.reads_pools,
         clock=asyncio.get_running_loop().time,
         wall=time.time,
     )
@@ -153,6 +156,19 @@ def _kubernetes(config: Config, provider: Provider, api: Api) -> Connected:
     return Connected(store, lock, store.open, CONNECTIONS, guard, store)
 
 
+def form_of(config: Config, provider: Provider) -> Form:
+    """How the mode uses a CiliumNode."""
+    from .kube.ciliumnode import PodCidrs
+    from .kube.poolednode import Pooled
+
+    if not provider.reads_pools:
+        return PodCidrs()
+    return Pooled(
+        default_pool=config.ipam_default_ip_pool,
+        migrate=config.enable_cluster_pool_to_multi_pool_migration,
+    )
+
+
 @asynccontextmanager
 async def _sqlite(config: Config, provider: Provider, author: str) -> AsyncIterator[Connected]:
     from .sqlite.adapter import AsyncSqliteStore
@@ -162,7 +178,9 @@ async def _sqlite(config: Config, provider: Provider, author: str) -> AsyncItera
         raise Invalid(
             f"store: mode {provider.mode} takes pod CIDRs from Kubernetes Nodes; use --store kubernetes, or another mode"
         )
-    store = AsyncSqliteStore(config.store, author=author, lease=SQLITE_LEASE)
+    store = AsyncSqliteStore(
+        config.store, author=author, lease=SQLITE_LEASE, reads_pools=provider.reads_pools
+    )
     lock = SqliteLease(config.store, SQLITE_LEASE, request_s=config.request_timeout_s)
 
     async def open_both() -> None:

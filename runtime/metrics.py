@@ -1,6 +1,6 @@
 """The numbers that an operator shows. Counting is plain arithmetic; Prometheus is imported when somebody first asks.
 
-The k8s-sync series have Cilium's names and buckets (`cilium_operator_ipam_k8s_sync_*`); the others are ours.
+The series of k8s-sync and of multi-pool have Cilium's names and buckets (`cilium_operator_ipam_*`); the others are ours.
 """
 
 from __future__ import annotations
@@ -80,11 +80,15 @@ class Sync:
 
 
 class Metrics:
-    """One operator's numbers. `capacity` and `findings` are asked when scraped."""
+    """One operator's numbers. `capacity` and `findings` are asked when scraped. mode: some series are one mode's."""
 
     def __init__(
-        self, capacity: Callable[[], Capacity | None], findings: Callable[[], Iterable[Finding]]
+        self,
+        capacity: Callable[[], Capacity | None],
+        findings: Callable[[], Iterable[Finding]],
+        mode: str = "",
     ) -> None:
+        self._mode = mode
         self.sync = Sync()
         self.publishes: Counter[str] = Counter()
         self.reloads: Counter[str] = Counter()
@@ -140,6 +144,14 @@ class Metrics:
             for state in ("total", "used", "quarantined", "free", "outside"):
                 blocks.add_metric((pool.pool, pool.family, state), float(getattr(pool, state)))
         yield blocks
+        if self._mode == "multi-pool":
+            total = GaugeMetricFamily(
+                "cilium_operator_ipam_multipool_total_blocks", "Blocks of a pool", labels=("pool", "family")
+            )
+            for pool in capacity.pools:
+                if pool.total:
+                    total.add_metric((pool.pool, pool.family), float(pool.total))
+            yield total
         yield GaugeMetricFamily("omnipam_nodes", "Nodes known", value=capacity.nodes)
         yield GaugeMetricFamily(
             "omnipam_nodes_unserved", "Nodes that wait for space", value=capacity.unserved

@@ -40,7 +40,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """What a store holds.
 
     where: for people.
-    pools: those that were added to a SQLite store; pool_objects: the CiliumPodIPPools on the server.
+    pools: those in the store, where the mode reads them there; on SQLite always. pool_objects: the CiliumPodIPPools on the
+        server.
     mode, recorded: what the operator said that it serves, on SQLite. machines: names of the Kubernetes Nodes, None on SQLite.
     orphans: blocks without a node, as (node, CIDR), which only a damaged SQLite file has.
     """
@@ -111,6 +112,8 @@ def leader_of(held: Held | None) -> Leader:
 
 def serving(config: Config, snapshot: Snapshot) -> Serving:
     """What serves the store: the configuration; and on SQLite, where it says nothing of pools, what the operator recorded."""
+    if find(config.ipam).reads_pools:
+        return Serving(config.ipam, snapshot.pools, settings(config))
     given = any(
         source != "default" and key.startswith(("cluster-pool-", "enable-ip"))
         for key, source in config.sources.items()

@@ -26,6 +26,9 @@ class Sink(Protocol):
     def gone(self, name: str, uid: str) -> None:
         """Neither the node's object nor its machine is there any more."""
 
+    def pools(self, specs: Sequence[PoolSpec]) -> None:
+        """All pools as they are, where the mode's pools are in the store: before `synced`, and whenever one changes."""
+
     def synced(self) -> None:
         """All there is has been seen."""
 
@@ -76,8 +79,14 @@ class Store(Protocol):
     async def record(self, mode: str, pools: Sequence[PoolSpec]) -> None:
         """Says which mode and pools serve this store, for commands that have no configuration. Nothing on Kubernetes."""
 
+    async def add_pool(self, spec: PoolSpec) -> bool:
+        """Makes a pool. False: there is one of that name, and it stays as it is."""
+
     async def report(self, node: Node | None, problem: Problem) -> None:
         """Shows a failure where a person looks: a Kubernetes Event, a line of history; at a limited rate.
 
         node: None for what concerns the configuration.
         """
+
+    async def report_pool(self, name: str, problem: Problem) -> None:
+        """The same, of a pool."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from omnipam.core.cidr import FAMILIES, Cidr
 from omnipam.core.overlaps import Overlaps
@@ -68,6 +68,58 @@ def obstacles(snapshot: Snapshot, spec: PoolSpec, index: Overlaps, now: float) -
             tuple(f"CIDR/{cidr}" for cidr in shared),
             "several nodes' blocks lie in what is one block by today's mask size: Cilium's operator takes all but one away",
             "replace those nodes, or set the mask size back",
+        )
+
+
+def pool_obstacles(snapshot: Snapshot, pools: Iterable[PoolSpec]) -> Iterator[Finding]:
+    """The same, in multi-pool mode."""
+    for spec in pools:
+        pool = (f"CiliumPodIPPool/{spec.name}",)
+        if spec.reserved:
+            yield _obstacle(
+                "TakeoverReserved",
+                pool,
+                f"pool {spec.name} reserves ranges by annotation, which Cilium's operator does not know: it would grant them",
+                "take them out of the pool's CIDRs",
+            )
+        if spec.selector:
+            yield _obstacle(
+                "TakeoverSelector",
+                pool,
+                f"pool {spec.name} has a node selector, which Cilium's operator does not know: it serves every node that asks",
+                "make sure by the agents' default pools that only those nodes ask",
+            )
+        if spec.max_blocks:
+            yield _obstacle(
+                "TakeoverLimit",
+                pool,
+                f"pool {spec.name} limits blocks a node, which Cilium's operator does not know: it gives what is asked",
+                "lower what the agents pre-allocate",
+            )
+        if any(each.wider for each in spec.ranges):
+            yield _obstacle(
+                "TakeoverSizes",
+                pool,
+                f"pool {spec.name} gives blocks of several sizes; Cilium's operator keeps them, and gives small ones only",
+                "nothing need be done",
+            )
+        wide = [
+            each for each in spec.ranges if each.cidr.family == "ipv6" and each.mask - each.cidr.length > 16
+        ]
+        if wide:
+            yield _obstacle(
+                "TakeoverSpan",
+                (*pool, *(f"CIDR/{each.cidr}" for each in wide)),
+                "more than 2^16 blocks in an IPv6 range: Cilium's operator refuses the pool",
+                "use narrower ranges or a smaller mask size",
+            )
+    bereft = [kept for kept in snapshot.kept if kept.owner]
+    if bereft:
+        yield _obstacle(
+            "TakeoverKept",
+            tuple(f"CIDR/{kept.cidr}" for kept in bereft),
+            "blocks stay with nodes whose CiliumNode is missing; Cilium's operator would grant them to others",
+            "restart the agents of those nodes, so that their CiliumNodes come back",
         )
 
 

@@ -12,7 +12,10 @@ from omnipam.core.values import Kept, Node, PoolSpec
 
 
 class RangeUsage(msgspec.Struct, frozen=True):
-    """Blocks of one configured range: total = used + free + quarantined + reserved."""
+    """Blocks of one configured range: total = used + free + quarantined + reserved.
+
+    longest: free blocks that lie side by side. stranded: addresses that nobody has and nobody can be given.
+    """
 
     cidr: Cidr
     mask: int
@@ -21,6 +24,8 @@ class RangeUsage(msgspec.Struct, frozen=True):
     free: int
     quarantined: int
     reserved: int
+    longest: int
+    stranded: int
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -45,7 +50,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 def usage(spec: PoolSpec, nodes: Iterable[Node], kept: Iterable[Kept], now: float) -> Usage:
     """Counts what nodes' objects show, and what is kept. Raises Invalid where a mask does not fit its range."""
-    ledgers = [Ledger(each.cidr, each.mask, spec.reserved) for each in spec.ranges]
+    ledgers = [Ledger(each.cidr, each.mask, spec.reserved, each.wider) for each in spec.ranges]
     held: set[tuple[Cidr, str]] = set()
     names: set[str] = set()
     for node in nodes:
@@ -77,6 +82,7 @@ def usage(spec: PoolSpec, nodes: Iterable[Node], kept: Iterable[Kept], now: floa
                 ledger.free_units,
                 ledger.quarantined,
                 ledger.reserved,
+                *ledger.fragments(),
             )
             for ledger in ledgers
         ),

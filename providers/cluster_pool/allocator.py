@@ -24,8 +24,9 @@ from omnipam.core.values import (
 )
 from omnipam.core.waiting import Waiting
 
+from ..overlap import Overlap
 from .claims import Claims
-from .findings import Overlap, is_notable, standing
+from .findings import is_notable, standing
 from .record import HINTS, Record
 
 
@@ -46,7 +47,7 @@ class ClusterPool:
             0,
             False,
         )  # the quarantine's changes that it shows; whether a node is in it
-        self._overlap = Overlap(settings.services)
+        self._overlap = Overlap(settings.services, "cluster-pool-reserved")
         self._notable: set[str] = set()
 
     @property
@@ -99,16 +100,20 @@ class ClusterPool:
                     before, present=False, holds=NOTHING_HELD, version="", uid=""
                 )
             else:
+                if before.present and before.uid != node.uid:
+                    claims.vanish(record, now)  # made anew, perhaps without what it had: its pods still run
+                    claims.absent.add(node.name)
                 record.node = node
                 if (
-                    before.holds != node.holds
+                    before.uid != node.uid
+                    or before.holds != node.holds
                     or before.agent != node.agent
                     or record.leaving
                     or not record.writable
                 ):
                     claims.learn(record, now)
                 if record.writable and (before.ignored or before.unreadable):
-                    claims.contest(record, now)
+                    claims.contest(record)
         claims.note_absence(record)
         self._overlap.see(record.node)
         self._look_at(record)

@@ -5,32 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from omnipam.core.cidr import Cidr, Family
-from omnipam.core.overlaps import Overlaps
 from omnipam.core.quarantine import Quarantine
 from omnipam.core.space import Space
 from omnipam.core.values import PoolSpec
 
+from ..contest import Contest
 from .record import Record
 
 
-class Claims:
-    """The records of all nodes and the space that they share. It decides what a node has, never what it should have.
-
-    The order of claims is decided once, by `Record.precedence`: at restore and whenever two objects show the same addresses.
-    A block of ours that no object shows yet always yields to one that an object shows. A range that an object shows is never
-    free: it is its node's, another's with the better claim, or kept from all until the object shows it no more.
-    """
+class Claims(Contest[Record]):
+    """The records of all nodes and the space that they share. It decides what a node has, never what it should have."""
 
     def __init__(self, families: tuple[Family, ...]) -> None:
+        super().__init__()
         self.families = families
         self.space = Space(PoolSpec())
-        self.records: dict[str, Record] = {}
         self.quarantine = Quarantine()
         self.absent: set[str] = set()
         """Nodes whose object is missing while their machine is there, or was, and does not show again what they have."""
-        self.moved: set[str] = set()
-        """Nodes that gained or lost something by another's doing; whoever reads them takes them out."""
-        self._lost = Overlaps()
+
+    @property
+    def ground(self) -> Space:
+        return self.space
+
+    def regained(self, record: Record, cidr: Cidr) -> None:
+        if self._is_ours(cidr) and not record.of(cidr.family):
+            record.blocks += (cidr,)
+        else:
+            record.leaving += (cidr,)
 
     # -- what an object shows
 
@@ -48,6 +50,10 @@ class Claims:
             elif cidr not in record.foreign and cidr not in record.leaving:
                 self._admit(record, cidr, shown, now)
         if node.ignored:
+            # It will not be taken out of the object, so it is what a restart takes it for.
+            stays = tuple(cidr for cidr in record.leaving if cidr in shown and not self._is_ours(cidr))
+            record.leaving = tuple(cidr for cidr in record.leaving if cidr not in stays)
+            record.foreign += stays
             for cidr in [cidr for cidr in record.blocks if cidr not in shown]:
                 record.drop(cidr)  # it will never be written
                 self._give_back(record.name, cidr, now)
@@ -58,14 +64,6 @@ class Claims:
                     record.leaving += (cidr,)
                 else:
                     self._give_back(record.name, cidr, now)
-
-    def contest(self, record: Record, now: float) -> None:
-        """A node that may be written again gives up what it held only because it could not be."""
-        for cidr in (*record.blocks, *record.foreign):
-            for owner, _ in self.space.others(record.name, cidr):
-                if self.records[owner].precedence < record.precedence:
-                    self._evict(record, cidr)
-                    break
 
     def inherit(self, record: Record, cidrs: Iterable[Cidr]) -> None:
         """Gives a node what was kept for its name while its object was missing, unless somebody has it."""
@@ -90,9 +88,10 @@ class Claims:
         dropped = [cidr for cidr in (*record.blocks, *record.foreign, *record.leaving) if cidr not in kept]
         record.blocks = record.unpublished = tuple(kept)
         record.foreign = record.leaving = ()
-        self._set_lost(record, ())
+        self.set_lost(record, ())
         for cidr in dropped:
             self._give_back(record.name, cidr, now)
+        self.yield_shared(record)
 
     def leave(self, name: str, now: float) -> Record | None:
         """The node is no more: all that it had goes back."""
@@ -100,7 +99,7 @@ class Claims:
         self.moved.discard(name)
         self.absent.discard(name)
         if record is not None:
-            self._set_lost(record, ())
+            self.set_lost(record, ())
             for cidr in (*record.blocks, *record.foreign, *record.leaving):
                 self._give_back(name, cidr, now)
         return record
@@ -157,29 +156,15 @@ class Claims:
     def forget(self, record: Record, cidr: Cidr, now: float) -> None:
         """Gives back a block that this turn has taken."""
         record.drop(cidr)
-        self._free(record.name, cidr)
+        self.free(record.name, cidr)
 
     def _give_back(self, name: str, cidr: Cidr, now: float) -> None:
-        self._free(name, cidr)
+        self.free(name, cidr)
         self.set_aside(cidr, now)
-
-    def _free(self, name: str, cidr: Cidr) -> None:
-        """Frees a range, except where another object shows it too: that one has it now, or it is kept until it does not."""
-        self.space.free(name, cidr)
-        losers = [(self.records[owner], lost) for owner, lost in self._lost.overlapping(cidr, but=name)]
-        for loser, lost in sorted(losers, key=lambda one: (one[0].precedence, one[1])):
-            if self.space.claim(loser.name, lost):
-                continue
-            self._set_lost(loser, tuple(other for other in loser.lost if other != lost))
-            if self._is_ours(lost) and not loser.of(lost.family):
-                loser.blocks += (lost,)
-            else:
-                loser.leaving += (lost,)
-            self.moved.add(loser.name)
 
     def _drop_unshown(self, record: Record, shown: tuple[Cidr, ...], now: float) -> None:
         """Lets go of what was occupied only because the object showed it."""
-        self._set_lost(record, tuple(cidr for cidr in record.lost if cidr in shown))
+        self.set_lost(record, tuple(cidr for cidr in record.lost if cidr in shown))
         dropped = [cidr for cidr in (*record.foreign, *record.leaving) if cidr not in shown]
         if dropped:
             record.foreign = tuple(cidr for cidr in record.foreign if cidr in shown)
@@ -192,9 +177,9 @@ class Claims:
     def _admit(self, record: Record, cidr: Cidr, shown: tuple[Cidr, ...], now: float) -> None:
         """A range that the object shows and that was not known as this node's."""
         before = record.lost
-        self._set_lost(record, tuple(lost for lost in before if lost != cidr))
-        if not self._win(record, cidr):
-            self._set_lost(record, before if cidr in before else (*before, cidr))
+        self.set_lost(record, tuple(lost for lost in before if lost != cidr))
+        if not self.win(record, cidr):
+            self.set_lost(record, before if cidr in before else (*before, cidr))
             return
         own = record.of(cidr.family)
         if own and all(block in record.unpublished for block in own):
@@ -207,44 +192,6 @@ class Claims:
             record.foreign += (cidr,)
         else:
             record.blocks += (cidr,)
-
-    def _win(self, record: Record, cidr: Cidr) -> bool:
-        """Records the range for the node if its claim is the best, taking it from the others. False: another's is better."""
-        conflicts = self.space.claim(record.name, cidr)
-        if not conflicts:
-            return True
-        losers = []
-        for owner, other_cidr in conflicts:
-            other = self.records[owner]
-            if (
-                other_cidr not in other.unpublished
-                and other.precedence < record.precedence
-                and record.writable
-            ):
-                return False
-            losers.append((other, other_cidr))
-        self.space.force(record.name, cidr)
-        for other, other_cidr in losers:
-            if other.writable or not other.node.present:
-                self._evict(other, other_cidr)
-        return True
-
-    def _evict(self, record: Record, cidr: Cidr) -> None:
-        """Takes a range from a node whose claim is the lesser; it gets a fresh block."""
-        published = cidr not in record.unpublished
-        record.drop(cidr)
-        if published and cidr not in record.lost:
-            self._set_lost(record, (*record.lost, cidr))
-        self._free(record.name, cidr)
-        self.moved.add(record.name)
-
-    def _set_lost(self, record: Record, lost: tuple[Cidr, ...]) -> None:
-        if lost != record.lost:
-            for cidr in record.lost:
-                self._lost.remove(record.name, cidr)
-            for cidr in lost:
-                self._lost.add(record.name, cidr)
-            record.lost = lost
 
     def _is_ours(self, cidr: Cidr) -> bool:
         return cidr.family in self.families and self.space.inside(cidr)

@@ -7,49 +7,41 @@ from collections.abc import Callable, Iterable
 from omnipam.core.cidr import FAMILIES, Cidr, Family
 from omnipam.core.values import Block, Grant, Node, Problem
 
+from ..contest import Claimant
+
 HINTS = {
     "ipv4": "add a range to cluster-pool-ipv4-cidr, or delete nodes that are no more; it is served as soon as space appears",
     "ipv6": "add a range to cluster-pool-ipv6-cidr, or delete nodes that are no more; it is served as soon as space appears",
 }
 
 
-class Record:
+class Record(Claimant):
     """One node. Every CIDR in `blocks`, `foreign` and `leaving` is recorded in the space under the node's name.
 
     blocks: its own, in the order in which they were granted. unpublished: those that no object has shown yet.
     foreign: shown by its object but not ours to give: out of every range, or in place of what we gave.
     leaving: ours no more, since the agent gave them up, but still in the object: kept from others until it is gone there.
-    lost: shown by its object, and held by another node with the better claim. Not recorded in the space.
     asked: the needs that were last planned for. short: those of them for which there was no space then.
     """
 
-    __slots__ = ("asked", "blocks", "foreign", "leaving", "lost", "name", "node", "short", "unpublished")
+    __slots__ = ("asked", "blocks", "foreign", "leaving", "short", "unpublished")
 
     def __init__(self, node: Node) -> None:
-        self.name = node.name
-        self.node = node
+        super().__init__(node)
         self.blocks: tuple[Cidr, ...] = ()
         self.unpublished: tuple[Cidr, ...] = ()
         self.foreign: tuple[Cidr, ...] = ()
         self.leaving: tuple[Cidr, ...] = ()
-        self.lost: tuple[Cidr, ...] = ()
         self.asked: tuple[Family, ...] = ()
         self.short: tuple[Family, ...] = ()
 
-    @property
-    def writable(self) -> bool:
-        """Whether its object may be changed: it is there, readable, and not opted out."""
-        node = self.node
-        return node.present and not node.ignored and not node.unreadable
+    def is_unpublished(self, cidr: Cidr) -> bool:
+        return cidr in self.unpublished
 
-    @property
-    def precedence(self) -> tuple[bool, float, str]:
-        """Who keeps what two nodes claim: the lesser. First those that we may not write, then the older, then by name."""
-        node = self.node
-        return (not (node.ignored or node.unreadable), node.created, node.name)
+    def holdings(self) -> tuple[Cidr, ...]:
+        return (*self.blocks, *self.foreign)
 
     def drop(self, cidr: Cidr) -> None:
-        """Forgets that it holds this, in whatever way."""
         self.blocks = tuple(own for own in self.blocks if own != cidr)
         self.unpublished = tuple(own for own in self.unpublished if own != cidr)
         self.foreign = tuple(own for own in self.foreign if own != cidr)

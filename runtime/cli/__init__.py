@@ -17,6 +17,7 @@ COMMANDS = {
     "pool": "add, list, show and delete pools, and how full they are",
     "plan": "what would be done, for which node, and why",
     "check": "audit of a store; --fix repairs what is safe",
+    "cni": "put the CNI plugin in place",
 }
 FOUND, USAGE = 1, 2
 """Exit codes beside 0: problems were found or the store is away; the command line or configuration is wrong."""

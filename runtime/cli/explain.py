@@ -63,7 +63,7 @@ def explain(
         served.mode,
         node.name,
         _state(node),
-        _demand(served),
+        _demand(served, node),
         tuple(str(block.cidr) for block in node.holds.blocks),
         tuple(dict.fromkeys([each.family for each in actions] + [problem.text for problem in plan.problems])),
         sum(1 for name in before if plans[name].actions),
@@ -75,7 +75,9 @@ def explain(
     return 0
 
 
-def _demand(served: Serving) -> tuple[str, ...]:
+def _demand(served: Serving, node: Node) -> tuple[str, ...]:
+    if served.mode == "multi-pool":
+        return tuple(f"{one.needed} {one.family} addresses of pool {one.pool}" for one in node.demand)
     if served.mode == "kubernetes":
         return tuple(
             f"the {family} CIDR that its Kubernetes Node was given" for family in served.settings.families
@@ -117,6 +119,8 @@ def _ranges(
     chosen = [(each.pool, parse(each.cidr)) for each in actions]
     found = []
     for spec in served.pools:
+        if spec.unreadable:
+            continue
         counted = usage(spec, snapshot.nodes, snapshot.kept, now)
         for family in FAMILIES:
             reached = False

@@ -7,12 +7,16 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from omnipam.core.cidr import parse_address
-from omnipam.core.errors import Invalid, NotFound
-from omnipam.core.values import Facts, Node
+import msgspec
 
-from ..config import format_duration, read_duration
+from omnipam.core.cidr import FAMILIES, Family, parse_address
+from omnipam.core.errors import Invalid, NotFound
+from omnipam.core.values import Demand, Facts, Node
+
+from ..config import Loaded, format_duration, read_duration
 from ..config.values import read_kubernetes_name
+from ..kube.poolednode import read_limits
+from ..snapshot import Snapshot
 from . import kubectl, output, target
 from .nodeview import HEAD, name_of, pairs, row, state, state_of_object
 from .objects import cilium_node
@@ -35,6 +39,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
     new.add_argument(
         "--address", action="append", default=[], metavar="IP", help="one of the machine's own addresses"
+    )
+    new.add_argument(
+        "--pool",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="addresses that it asks of a pool, in each family that the pool has (multi-pool)",
+    )
+    new.add_argument("--default-pool", default="", metavar="NAME", help="its own default pool (multi-pool)")
+    new.add_argument(
+        "--max-blocks",
+        default="",
+        metavar="POOL=N,…",
+        help="most blocks of a family that it may have (multi-pool)",
     )
     new.add_argument(
         "--pre-allocate", metavar="N", help="addresses to keep ready (modes that grant single addresses)"
@@ -73,8 +91,8 @@ def _list(args: argparse.Namespace) -> int:
         found = sorted((as_object(raw, "v2", "CiliumNode") for raw in raws), key=name_of)
         rows = [row(each, state_of_object(each), now) for each in found]
     else:
-        _, snapshot = target.look(args)
-        found = [cilium_node(node) for node in snapshot.nodes]
+        loaded, snapshot = target.look(args)
+        found = [cilium_node(node, pooled=_pooled(loaded)) for node in snapshot.nodes]
         rows = [row(each, state(node), now) for each, node in zip(found, snapshot.nodes, strict=True)]
     output.show(args.output, output.listed(found), lambda: output.table(HEAD, rows))
     return 0
@@ -91,7 +109,7 @@ def _show(args: argparse.Namespace) -> int:
     node = snapshot.node(args.name)
     if node is None:
         raise NotFound(f"node {args.name} is not in {snapshot.where}: see omnipam node list")
-    made = cilium_node(node)
+    made = cilium_node(node, pooled=_pooled(loaded))
     store = target.existing(loaded.config.store)
     events = store.history(args.name, HISTORY) if store is not None else ()
     if store is not None:
@@ -118,18 +136,28 @@ def _add(args: argparse.Namespace) -> int:
     wait_s = _wait(args)
     if target.is_kubernetes(args):
         text = "a cluster's nodes are made by their agents; to make one by hand, type:"
-        manifest = cilium_node(node)
+        manifest = cilium_node(
+            msgspec.structs.replace(node, demand=_demand(args, None)), pooled=bool(args.pool)
+        )
         manifest["metadata"] = {key: value for key, value in manifest["metadata"].items() if value}
         del manifest["status"]
         return kubectl.refuse(args, text, kubectl.apply(manifest, args.context))
     args.makes_store = True
     loaded, snapshot = target.look(args)
+    pooled = _pooled(loaded)
+    if args.pool and not pooled:
+        raise Invalid(
+            f"--pool {args.pool[0]}: mode {loaded.config.ipam} has no named pools; leave it out, or give --ipam multi-pool"
+        )
+    node = msgspec.structs.replace(node, demand=_demand(args, snapshot))
     if args.dry_run:
         if snapshot.node(node.name) is not None:
             raise Invalid(
                 f"node {node.name} exists already in {snapshot.where}: delete it first, or choose another name"
             )
-        output.show(args.output, cilium_node(node), lambda: f"node/{node.name} added (dry run)\n")
+        output.show(
+            args.output, cilium_node(node, pooled=pooled), lambda: f"node/{node.name} added (dry run)\n"
+        )
         return 0
     with target.writable(loaded.config.store, "omnipam node add") as store:
         added = store.add_node(node)
@@ -138,7 +166,7 @@ def _add(args: argparse.Namespace) -> int:
             added = _granted(store, added, wait_s)
     granted = " ".join(str(block.cidr) for block in added.holds.blocks)
     word = f"node/{added.name} added" + (f", granted {granted}" if granted else "")
-    output.show(args.output, cilium_node(added), lambda: f"{word}\n")
+    output.show(args.output, cilium_node(added, pooled=pooled), lambda: f"{word}\n")
     if wait_s is not None and not granted:
         why = added.holds.error or ("the operator has not answered" if served else target.NO_OPERATOR)
         output.say(f"omnipam: node {added.name} has no grant after {format_duration(wait_s)}: {why}")
@@ -166,7 +194,7 @@ def _delete(args: argparse.Namespace) -> int:
         with target.writable(loaded.config.store, "omnipam node delete") as store:
             node = store.delete_node(args.name)
     word = f"node/{node.name} deleted" + (" (dry run)" if args.dry_run else "")
-    output.show(args.output, cilium_node(node), lambda: f"{word}\n")
+    output.show(args.output, cilium_node(node, pooled=_pooled(loaded)), lambda: f"{word}\n")
     return 0
 
 
@@ -198,7 +226,32 @@ def _new_node(args: argparse.Namespace) -> Node:
             f"--instance-id {args.instance_id!r}: it has characters that cannot be printed; correct it"
         )
     facts = Facts(tuple(addresses), labels=tuple(sorted(labels.items())))
-    return Node(name, instance=args.instance_id, facts=facts)
+    default_pool = (
+        _read(read_kubernetes_name, args.default_pool, "--default-pool") if args.default_pool else ""
+    )
+    limits = _read(read_limits, args.max_blocks, "--max-blocks")
+    return Node(name, instance=args.instance_id, facts=facts, default_pool=default_pool, limits=limits)
+
+
+def _pooled(loaded: Loaded) -> bool:
+    return loaded.config.ipam == "multi-pool"
+
+
+def _demand(args: argparse.Namespace, snapshot: Snapshot | None) -> tuple[Demand, ...]:
+    """What `--pool` asks for: in every family that the pool has; of a pool that is not there (yet), IPv4."""
+    there = {spec.name: spec for spec in snapshot.pools} if snapshot is not None else {}
+    asked: dict[tuple[str, Family], int] = {}
+    for text in args.pool:
+        name, equals, number = text.partition("=")
+        if not equals or not (number.isascii() and number.isdigit()) or not int(number):
+            raise Invalid(f"--pool {text!r}: it is not of the form NAME=N; write it so, as in mars=16")
+        name = _read(read_kubernetes_name, name, f"--pool {text}")
+        spec = there.get(name)
+        has = {each.cidr.family for each in spec.ranges} if spec is not None else {"ipv4"}
+        for family in FAMILIES:
+            if family in has and asked.setdefault((name, family), int(number)) != int(number):
+                raise Invalid(f"--pool {name}: it is given two numbers; keep one")
+    return tuple(Demand(name, family, number) for (name, family), number in sorted(asked.items()))
 
 
 def _read(read: Any, text: str, where: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from omnipam.core.values import Node
 
+from ..kube.poolednode import NEEDED
 from . import output
 
 HEAD = ("NAME", "POD-CIDRS", "STATE", "AGE", "ERROR")
@@ -42,6 +43,7 @@ def pairs(made: Mapping[str, Any], word: str, now: float) -> list[tuple[str, obj
         ("Name", name_of(made)),
         ("State", word),
         ("Pod CIDRs", ", ".join(_cidrs(made))),
+        *([("Asks for", asked)] if (asked := _requested(made)) else []),
         ("Error", _error(made)),
         ("Instance", spec.get("instance-id", "")),
         (
@@ -65,8 +67,28 @@ def name_of(made: Mapping[str, Any]) -> str:
 
 
 def _cidrs(made: Mapping[str, Any]) -> list[str]:
+    """Those of `podCIDRs`, then those of pools, each with its pool's name."""
     found = branch(made, "spec", "ipam").get("podCIDRs")
-    return [str(each) for each in found] if isinstance(found, list) else []
+    cidrs = [str(each) for each in found] if isinstance(found, list) else []
+    entries = branch(made, "spec", "ipam", "pools").get("allocated")
+    for entry in entries if isinstance(entries, list) else ():
+        listed = branch(entry).get("cidrs")
+        cidrs += [f"{entry.get('pool')}={each}" for each in listed] if isinstance(listed, list) else []
+    return cidrs
+
+
+def _requested(made: Mapping[str, Any]) -> str:
+    """What its agent asks pools for."""
+    entries = branch(made, "spec", "ipam", "pools").get("requested")
+    said = []
+    for entry in entries if isinstance(entries, list) else ():
+        needed = branch(entry, "needed")
+        said += [
+            f"{needed[key]} {family} of {entry.get('pool')}"
+            for family, key in NEEDED.items()
+            if key in needed
+        ]
+    return ", ".join(said)
 
 
 def _error(made: Mapping[str, Any]) -> str:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from omnipam.core.cidr import FAMILIES, Family, format_address
-from omnipam.core.values import Node, PoolSpec
+from omnipam.core.cidr import Family, format_address
+from omnipam.core.values import Node
 
 from ..kube.ciliumnode import IGNORE
+from ..kube.poolednode import OURS, entries_of, limits_text, requested_of
 from ..usage import Usage
 
 
-def cilium_node(node: Node) -> dict[str, Any]:
-    """The node as a CiliumNode (`cilium.io/v2`). Fields without a value are left out."""
+def cilium_node(node: Node, *, pooled: bool = False) -> dict[str, Any]:
+    """The node as a CiliumNode (`cilium.io/v2`). Fields without a value are left out. pooled: in the form of multi-pool."""
     metadata: dict[str, Any] = {"name": node.name, "uid": node.uid, "resourceVersion": node.version}
     if node.created:
         made = datetime.datetime.fromtimestamp(node.created, datetime.UTC)
         metadata["creationTimestamp"] = made.strftime("%Y-%m-%dT%H:%M:%SZ")
     if node.facts.labels:
         metadata["labels"] = dict(node.facts.labels)
-    if node.ignored:
-        metadata["annotations"] = {IGNORE: "true"}
+    marks = {
+        IGNORE: "true" if node.ignored else "",
+        f"{OURS}default-pool": node.default_pool,
+        f"{OURS}max-blocks": limits_text(node.limits),
+    }
+    if annotations := {key: text for key, text in marks.items() if text}:
+        metadata["annotations"] = annotations
     spec: dict[str, Any] = {}
     if node.instance:
         spec["instance-id"] = node.instance
@@ -30,7 +36,13 @@ def cilium_node(node: Node) -> dict[str, Any]:
             {"type": "InternalIP", "ip": format_address(each.first, each.bits)}
             for each in node.facts.addresses
         ]
-    spec["ipam"] = {"podCIDRs": [str(block.cidr) for block in node.holds.blocks]} if node.holds.blocks else {}
+    if pooled:
+        lists = {"requested": requested_of(node.demand), "allocated": entries_of(node.holds.blocks)}
+        pools = {key: entries for key, entries in lists.items() if entries}
+        spec["ipam"] = {"pools": pools} if pools else {}
+    else:
+        cidrs = [str(block.cidr) for block in node.holds.blocks]
+        spec["ipam"] = {"podCIDRs": cidrs} if cidrs else {}
     ipam: dict[str, Any] = {"operator-status": {"error": node.holds.error} if node.holds.error else {}}
     said = [(cidr, "depleted") for cidr in node.agent.depleted] + [
         (cidr, "released") for cidr in node.agent.released
@@ -43,21 +55,6 @@ def cilium_node(node: Node) -> dict[str, Any]:
         "metadata": metadata,
         "spec": spec,
         "status": {"ipam": ipam},
-    }
-
-
-def cilium_pool(spec: PoolSpec) -> dict[str, Any]:
-    """The pool as a CiliumPodIPPool (`cilium.io/v2alpha1`). A family's mask size is its first range's."""
-    families = {}
-    for family in FAMILIES:
-        ranges = [each for each in spec.ranges if each.cidr.family == family]
-        if ranges:
-            families[family] = {"cidrs": [str(each.cidr) for each in ranges], "maskSize": ranges[0].mask}
-    return {
-        "apiVersion": "cilium.io/v2alpha1",
-        "kind": "CiliumPodIPPool",
-        "metadata": {"name": spec.name},
-        "spec": families,
     }
 
 
@@ -87,6 +84,8 @@ def _family_status(usage: Usage, family: Family, *, ranges: bool) -> dict[str, A
                 "free": each.free,
                 "quarantined": each.quarantined,
                 "reserved": each.reserved,
+                "longestFreeRun": each.longest,
+                "strandedAddresses": each.stranded,
             }
             for each in configured
         ]

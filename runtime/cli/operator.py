@@ -153,6 +153,18 @@ def _greet(config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
             log.warning(IN_ITS_PLACE)
         return
     given = "" if config.sources["store"] == "default" else f" --store {config.store}"
+    if config.ipam == "multi-pool":
+        print(
+            f"omnipam operator: {config.ipam} on {config.store}\n"
+            f"  every node gets blocks of the pools that it asks; Ctrl-C stops it\n"
+            f"  in a second terminal:\n"
+            f"    {_command()} pool add mars --ipv4-cidr 10.20.0.0/16 --ipv4-mask-size 28{given}\n"
+            f"    {_command()} node add node-1 --pool mars=36{given}\n"
+            f"    {_command()} node list{given}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return
     pools = ", ".join(
         f"{cidr} in /{config.pool_mask(family)}"
         for family in config.families

@@ -70,7 +70,8 @@ def plan_of(snapshot: Snapshot, mode: str, allocator: Allocator, plans: Mapping[
         grant = allocator.grant(node.name)
         unmet = unmet_of(plan, allocator)
         actions = actions_of(plan)
-        cost = _calls(node, grant.blocks != node.holds.blocks, grant.error != node.holds.error, snapshot)
+        spec = grant.blocks != node.holds.blocks or node.holds.outdated
+        cost = _calls(node, spec, grant.error != node.holds.error, snapshot)
         if actions or unmet or cost:
             nodes.append(NodePlan(node.name, actions, unmet, cost))
             calls.update(cost)

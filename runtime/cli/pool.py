@@ -13,10 +13,11 @@ from omnipam.core.space import Space
 from omnipam.core.values import DEFAULT_POOL, PoolRange, PoolSpec
 
 from ..config.values import read_kubernetes_name, split_list
+from ..kube.podippool import Marks, manifest, marked
 from ..snapshot import Serving, Snapshot, serving
 from ..usage import Usage, usage
 from . import kubectl, output, target
-from .objects import cilium_pool, pool_status
+from .objects import pool_status
 from .parser import add_dry_run, add_format, add_store
 
 HEAD = (
@@ -32,6 +33,7 @@ HEAD = (
     "NODES-ON-DRAINED",
 )
 RANGES = ("RANGE", "MASK", "TOTAL", "USED", "FREE", "QUARANTINED", "RESERVED")
+FRAGMENTS = ("LONGEST-FREE-RUN", "STRANDED")
 KEYS = (
     "cluster-pool mode serves one pool, default, made from cluster-pool-ipv4-cidr and cluster-pool-ipv6-cidr"
 )
@@ -45,6 +47,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     for family in FAMILIES:
         new.add_argument(f"--{family}-cidr", nargs="+", action="extend", default=[], metavar="CIDR")
         new.add_argument(f"--{family}-mask-size", metavar="N", help="prefix length of a node's block")
+    new.add_argument(
+        "--ipv4-mask-sizes", metavar="N,…", help="wider blocks that a large demand may get (multi-pool)"
+    )
+    new.add_argument("--reserved", metavar="RANGE,…", help="ranges that are never granted (multi-pool)")
+    new.add_argument("--node-selector", metavar="SELECTOR", help="labels of the nodes it serves (multi-pool)")
+    new.add_argument(
+        "--max-blocks-per-node", metavar="N", help="most blocks of a family on one node (multi-pool)"
+    )
+    new.add_argument("--allow-first-ip", action="store_true", help="agents use each block's first address")
+    new.add_argument("--allow-last-ip", action="store_true", help="agents use each block's last address")
     add_dry_run(new)
     every = verbs.add_parser("list", help="list the pools and how full they are")
     one = verbs.add_parser(
@@ -85,7 +97,15 @@ def _pools(snapshot: Snapshot, served: Serving, now: float) -> list[Pool]:
         pool = Pool(made, None)
         found[pool.name] = pool
     for spec in (*snapshot.pools, *served.pools):
-        found[spec.name] = Pool(cilium_pool(spec), usage(spec, snapshot.nodes, snapshot.kept, now))
+        made = manifest(spec, marks=served.mode != "cluster-pool")
+        if served.mode == "multi-pool" and spec.name in found:
+            made = found[spec.name].made  # the very object
+        counted = None if spec.unreadable else usage(spec, snapshot.nodes, snapshot.kept, now)
+        found[spec.name] = Pool(made, counted)
+    if served.mode == "multi-pool":  # pools that are gone, and drain
+        for name in {block.pool for node in snapshot.nodes for block in node.holds.blocks} - found.keys():
+            gone = PoolSpec(name)
+            found[name] = Pool(manifest(gone, marks=False), usage(gone, snapshot.nodes, snapshot.kept, now))
     return [found[name] for name in sorted(found)]
 
 
@@ -126,24 +146,29 @@ def _rows(pool: Pool) -> list[tuple[object, ...]]:
 
 
 def _show(args: argparse.Namespace) -> int:
-    snapshot, _, pools = _look(args)
+    snapshot, served, pools = _look(args)
     pool = next((pool for pool in pools if pool.name == args.name), None)
     if pool is None:
         raise NotFound(f"pool {args.name} is not in {snapshot.where}: see omnipam pool list")
     status = {"status": pool_status(pool.usage, ranges=True)} if pool.usage else {}
-    output.show(args.output, pool.made | status, lambda: _text(pool))
+    output.show(args.output, pool.made | status, lambda: _text(pool, served.mode))
     return 0
 
 
-def _text(pool: Pool) -> str:
+def _text(pool: Pool, mode: str) -> str:
     counted = pool.usage
     if counted is None:
         return output.table(HEAD, _rows(pool))
+    # Blocks of one size a node do not fragment: where nodes take and give up many, it matters.
+    more = mode == "multi-pool"
     ranges = [
-        (str(each.cidr), each.mask, each.total, each.used, each.free, each.quarantined, each.reserved)
+        (
+            *(str(each.cidr), each.mask, each.total, each.used, each.free, each.quarantined, each.reserved),
+            *((each.longest, each.stranded) if more else ()),
+        )
         for each in counted.ranges
     ]
-    text = output.table(RANGES, ranges)
+    text = output.table((*RANGES, *FRAGMENTS) if more else RANGES, ranges)
     if counted.outside:
         nodes = len({node for _, node in counted.outside})
         text += (
@@ -162,7 +187,7 @@ def _add(args: argparse.Namespace) -> int:
         text = "a cluster's pools are written with kubectl; type:"
         if spec.name == DEFAULT_POOL:
             text = f"{KEYS} in ConfigMap {args.namespace}/cilium-config; where the mode is multi-pool, type:"
-        return kubectl.refuse(args, text, kubectl.apply(cilium_pool(spec), args.context))
+        return kubectl.refuse(args, text, kubectl.apply(manifest(spec), args.context))
     loaded, snapshot = target.look(args)
     if loaded.config.ipam == "cluster-pool" and spec.name == DEFAULT_POOL:
         raise Invalid(f"pool add {spec.name}: {KEYS}: {_keys(spec)}")
@@ -218,7 +243,7 @@ def _delete(args: argparse.Namespace) -> int:
 
 def _said(args: argparse.Namespace, spec: PoolSpec, done: str) -> int:
     word = f"pool/{spec.name} {done}" + (" (dry run)" if args.dry_run else "")
-    output.show(args.output, cilium_pool(spec), lambda: f"{word}\n")
+    output.show(args.output, manifest(spec), lambda: f"{word}\n")
     return 0
 
 
@@ -233,8 +258,17 @@ def _new_pool(args: argparse.Namespace) -> PoolSpec:
         raise Invalid(
             f"pool add {name}: it has no range; give --ipv4-cidr and --ipv4-mask-size, or the same for ipv6"
         )
-    spec = PoolSpec(name, tuple(ranges))
+    spec = PoolSpec(
+        name,
+        tuple(ranges),
+        max_blocks=0,
+        created=0.0 if target.is_kubernetes(args) else time.time(),
+        first_usable=args.allow_first_ip,
+        last_usable=args.allow_last_ip,
+    )
+    marks = Marks(args.node_selector, args.max_blocks_per_node, args.reserved, args.ipv4_mask_sizes)
     try:
+        spec = marked(spec, marks)
         Space(spec)  # overlaps, masks
     except Invalid as error:
         raise Invalid(f"pool add {name}: {error}") from None

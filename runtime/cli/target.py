@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..config import Loaded, load, store_of
-from ..connect import SQLITE_LEASE, kubernetes_api, namespace_of, user_agent
+from ..connect import SQLITE_LEASE, form_of, kubernetes_api, namespace_of, user_agent
 from ..snapshot import Snapshot, of_sqlite
 from .output import say
 
@@ -101,9 +101,12 @@ async def _look_at_cluster(args: argparse.Namespace, env: Mapping[str, str]) -> 
     async with connection(args, env) as api:
         loaded = await configured(api, args, env)
         config = loaded.config
+        provider = find(config.ipam)
         snapshot = await cluster.read(
             api,
-            reads_machines=find(config.ipam).reads_machines,
+            form=form_of(config, provider),
+            reads_pools=provider.reads_pools,
+            reads_machines=provider.reads_machines,
             namespace=namespace_of(config, api.cluster),
             lease=config.lease_name,
             audit=args.command == "check",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from omnipam.core.cidr import Cidr, Family
+from omnipam.core.values import PoolSpec
 
 from .values import Endpoint
 
@@ -28,6 +29,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     cluster_pool_reserved: tuple[Cidr, ...]
     cluster_pool_quarantine: float
     cluster_pool_max_blocks_per_node: int
+    auto_create_cilium_pod_ip_pools: tuple[PoolSpec, ...]
+    ipam_default_ip_pool: str
+    enable_cluster_pool_to_multi_pool_migration: bool
     service_cidr: tuple[Cidr, ...]
     pod_cidr_grace: float
     cluster_name: str

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from . import values
+from . import poolspecs, values
 
 MODES = ("cluster-pool", "kubernetes", "multi-pool", "eni", "azure", "alibabacloud")
 
@@ -34,6 +34,12 @@ RANGES = Kind(
     "RANGE,…",
     values.read_ranges,
     "write CIDRs or addresses separated by commas, as in 10.0.0.0/28,10.0.1.7",
+    many=True,
+)
+POOLS = Kind(
+    "NAME=SPEC,…",
+    poolspecs.read_pool_specs,
+    "write it as in default=ipv4-cidrs:10.10.0.0/16;ipv4-mask-size:24",
     many=True,
 )
 ENDPOINT = Kind("HOST:PORT", values.read_endpoint, "write host and port, as in localhost:9234 or :9963")
@@ -115,6 +121,19 @@ KEYS: tuple[Key, ...] = (
         meaning="more for a node whose `status.ipam.pod-cidrs` says `depleted` for all it has of a family; "
         "only `omnipam agent` reports and uses it",
         ours="Cilium's nodes get one block for life",
+    ),
+    Key(
+        name="auto-create-cilium-pod-ip-pools", kind=POOLS, default="", unit="NAME=SPEC,…", optional=True,
+        meaning="multi-pool mode: pools that are made at start where they are absent; one that is there stays as it is. "
+        "SPEC: `ipv4-cidrs:CIDR,…;ipv4-mask-size:N`, the same for ipv6, `allow-first-ip:true`, `allow-last-ip:true`",
+    ),
+    Key(
+        name="ipam-default-ip-pool", kind=NAME, default="default", unit="pool name",
+        meaning="multi-pool mode: pool of pods that name none, and of what is migrated",
+    ),
+    Key(
+        name="enable-cluster-pool-to-multi-pool-migration", kind=BOOL, default="false", unit="true, false",
+        meaning="multi-pool mode: `spec.ipam.podCIDRs` become blocks of the default pool; unset they are only kept from others",
     ),
     Key(
         name="service-cidr", kind=CIDRS, default="", unit="CIDRs", optional=True,

@@ -7,7 +7,7 @@ skipped while decoding, and a merge patch leaves it alone.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -159,19 +159,19 @@ def salvaged(raw: bytes, why: str) -> Node:
         tree = msgspec.json.decode(raw)
     except msgspec.DecodeError as exc:
         raise Invalid(f"CiliumNode is not JSON ({exc})") from exc
-    metadata = _branch(tree, "metadata")
+    metadata = branch(tree, "metadata")
     name = metadata.get("name")
     if not isinstance(name, str) or not name:
         raise Invalid(f"CiliumNode without a name ({why})")
-    listed = _branch(tree, "spec", "ipam").get("podCIDRs")
+    listed = branch(tree, "spec", "ipam").get("podCIDRs")
     texts = [text for text in listed if isinstance(text, str)] if isinstance(listed, list) else []
     blocks, unreadable = _blocks(texts, name)
-    error = _branch(tree, "status", "ipam", "operator-status").get("error")
+    error = branch(tree, "status", "ipam", "operator-status").get("error")
     try:
         created = msgspec.convert(metadata.get("creationTimestamp"), datetime).timestamp()
     except msgspec.ValidationError:
         created = 0.0
-    ignore = _branch(metadata, "annotations").get(IGNORE)
+    ignore = branch(metadata, "annotations").get(IGNORE)
     whole = Problem(
         UNREADABLE,
         f"CiliumNode {name} cannot be read: {why}",
@@ -198,6 +198,31 @@ def is_collectable(source: CiliumNode) -> bool:
 def is_true(value: str | None) -> bool:
     """Whether an annotation says true, in any case, as Cilium reads it."""
     return value is not None and value.lower() == "true"
+
+
+class Form(Protocol):
+    """How a mode uses a CiliumNode: what is decoded of it, what that means, and how blocks are written into its spec."""
+
+    @property
+    def struct(self) -> type[CiliumNode]: ...
+    def node(self, source: CiliumNode, *, own_addresses: bool) -> Node: ...
+    def salvaged(self, raw: bytes, why: str) -> Node: ...
+    def spec_patch(self, node: Node, blocks: tuple[Block, ...]) -> bytes: ...
+
+
+class PodCidrs:
+    """The form of `spec.ipam.podCIDRs`: cluster-pool and kubernetes."""
+
+    struct = CiliumNode
+
+    def node(self, source: CiliumNode, *, own_addresses: bool) -> Node:
+        return node(source, own_addresses=own_addresses)
+
+    def salvaged(self, raw: bytes, why: str) -> Node:
+        return salvaged(raw, why)
+
+    def spec_patch(self, node: Node, blocks: tuple[Block, ...]) -> bytes:
+        return spec_patch(node.version, node.uid, blocks)
 
 
 _encode = msgspec.json.Encoder().encode
@@ -275,7 +300,7 @@ def _agent(listed: dict[str, PodCidrStatus | None]) -> Agent:
     return Agent(tuple(sorted(depleted)), tuple(sorted(released)))
 
 
-def _branch(tree: Any, *path: str) -> dict[str, Any]:
+def branch(tree: Any, *path: str) -> dict[str, Any]:
     """What is at the path, or nothing where the shape is another."""
     for key in path:
         tree = tree.get(key) if isinstance(tree, dict) else None

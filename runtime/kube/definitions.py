@@ -23,7 +23,9 @@ LABEL = "io.cilium.k8s.crd.schema.version"
 PLURALS = ("ciliumnodes", "ciliumpodippools")
 COLLECTION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 NODE_VERSION = "v2"
+POOL_VERSION = "v2alpha1"
 ERROR_FIELD = ("status", "ipam", "operator-status", "error")
+FIRST_FIELD = ("spec", "ipam", "pools", "allocated", "[]", "allowFirstIP")
 TRIES = 4  # other replicas start at the same time as we do
 POLL_S = 0.1
 
@@ -83,9 +85,11 @@ class _Unreadable(Denied):
 
 
 class Served(msgspec.Struct, frozen=True):
-    """What `ensure` found. status_error: whether a CiliumNode can say why its grant failed."""
+    """What `ensure` found. status_error: whether a CiliumNode can say why its grant failed. ends: whether one can say that the
+    first or last address of a block is usable."""
 
     status_error: bool = True
+    ends: bool = True
     findings: tuple[Finding, ...] = ()
 
 
@@ -109,12 +113,15 @@ def schema_version(text: str) -> tuple[int, ...]:
 
 
 def has_field(schema: dict[str, Any] | None, path: tuple[str, ...]) -> bool:
-    """Whether objects of this schema keep a field at that path, rather than lose it when they are written."""
+    """Whether objects of this schema keep a field at that path, rather than lose it when they are written. `[]`: of each entry."""
     for key in path:
         if schema is None:
             return False
         if schema.get("x-kubernetes-preserve-unknown-fields"):
             return True
+        if key == "[]":
+            schema = schema.get("items")
+            continue
         inner = schema.get("properties", {}).get(key)
         if inner is None and isinstance(schema.get("additionalProperties"), dict):
             inner = schema["additionalProperties"]
@@ -126,20 +133,21 @@ async def ensure(
     api: Api,
     *,
     create: bool,
+    pools: bool = False,
     wait_s: float = 30.0,
     clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Served:
-    """Make both definitions present, unless `create` is false, and read what is served.
+    """Make both definitions present, unless `create` is false, and read what is served. pools: that of pools is needed, too.
 
     Raises Denied where one is absent and we may not create it, Invalid where it is absent and we shall not, Unavailable
     where the server does not establish it within `wait_s`.
     """
     findings: list[Finding] = []
     deadline = clock() + wait_s
-    status_error = True
+    status_error = ends = True
     for plural in PLURALS:
-        needed = plural == "ciliumnodes"
+        needed = pools or plural == "ciliumnodes"
         try:
             definition = await (_ensure_one(api, plural, findings) if create else _read(api, plural))
         except _Unreadable:
@@ -157,9 +165,14 @@ async def ensure(
                 f"definition {plural}.cilium.io is not installed, and skip-crd-creation is set:"
                 " install it (Cilium's operator does), or leave that key out"
             )
-        if definition is not None and needed:
-            status_error = _keeps_errors(definition)
-            await _answered(api, deadline, clock, sleep)
+        if definition is not None and plural == "ciliumnodes":
+            schema = _served_schema(definition, plural, NODE_VERSION)
+            status_error = schema.status and has_field(schema.tree, ERROR_FIELD)
+            ends = has_field(schema.tree, FIRST_FIELD)
+            await _answered(api, plural, deadline, clock, sleep)
+        elif definition is not None and needed:
+            _served_schema(definition, plural, POOL_VERSION)
+            await _answered(api, plural, deadline, clock, sleep)
     if not status_error:
         findings.append(
             Finding(
@@ -169,7 +182,7 @@ async def ensure(
                 "upgrade the definition",
             )
         )
-    return Served(status_error, tuple(findings))
+    return Served(status_error, ends, tuple(findings))
 
 
 async def _ensure_one(api: Api, plural: str, findings: list[Finding]) -> Definition | None:
@@ -211,16 +224,21 @@ async def _read(api: Api, plural: str) -> Definition | None:
 
 
 async def _answered(
-    api: Api, deadline: float, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]]
+    api: Api,
+    plural: str,
+    deadline: float,
+    clock: Callable[[], float],
+    sleep: Callable[[float], Awaitable[None]],
 ) -> None:
-    """Wait until the server answers for CiliumNodes: for a moment after `Established` it may not yet."""
+    """Wait until the server answers for them: for a moment after `Established` it may not yet."""
+    version = NODE_VERSION if plural == "ciliumnodes" else POOL_VERSION
     while True:
         try:
-            await api.get("/apis/cilium.io/v2/ciliumnodes", "limit=1")
+            await api.get(f"/apis/cilium.io/{version}/{plural}", "limit=1")
         except NotFound as exc:
             if clock() > deadline:
                 raise Unavailable(
-                    f"CiliumNodes are defined, and the server does not answer for them ({exc})"
+                    f"{plural}.cilium.io are defined, and the server does not answer for them ({exc})"
                 ) from exc
             await sleep(POLL_S)
         else:
@@ -233,13 +251,20 @@ def _upgrade(ours: bytes, version: str) -> bytes:
     return msgspec.json.encode({"metadata": metadata, "spec": tree["spec"]})
 
 
-def _keeps_errors(definition: Definition) -> bool:
+class _ServedSchema(msgspec.Struct):
+    """tree: None if it may not be read. status: whether there is a status subresource."""
+
+    tree: dict[str, Any] | None
+    status: bool
+
+
+def _served_schema(definition: Definition, plural: str, wanted: str) -> _ServedSchema:
     for version in definition.spec.versions:
-        if version.name == NODE_VERSION and version.served:
+        if version.name == wanted and version.served:
             tree = version.schema.tree if version.schema else None
-            return "status" in (version.subresources or {}) and has_field(tree, ERROR_FIELD)
+            return _ServedSchema(tree, "status" in (version.subresources or {}))
     raise Invalid(
-        "definition ciliumnodes.cilium.io does not serve v2: upgrade it, or remove it and let us install ours"
+        f"definition {plural}.cilium.io does not serve {wanted}: upgrade it, or remove it and let us install ours"
     )
 
 

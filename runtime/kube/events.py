@@ -1,6 +1,6 @@
-"""Failures as Kubernetes Events on the CiliumNode, one object a node and reason, few and slowly.
+"""Failures as Kubernetes Events on the CiliumNode or pool, one object for each and reason, few and slowly.
 
-CiliumNodes live in no namespace, so their Events live in `default` (the API server insists); what concerns the configuration
+Both live in no namespace, so their Events live in `default` (the API server insists); what concerns the configuration
 is said of Cilium's ConfigMap, beside it. Best effort: what cannot be written is counted, and the count goes out with the next.
 """
 
@@ -20,12 +20,20 @@ from ..election import LostLease
 from .rest import Api
 
 CONFIG_MAP = "cilium-config"
+POOL_API = "cilium.io/v2alpha1"
 COMPONENT = "omnipam-operator"
 LONGEST_MESSAGE = 1024  # bytes: the limit of events.k8s.io
 LONGEST_NAME = 253
 SERIES = 4096  # remembered at most; client-go's correlator has the same
 QUIET_S = 60.0  # between two writes of one series that says the same
 BURST, PER_SECOND = 25, 1.0  # over all nodes
+
+
+class Pool(msgspec.Struct, frozen=True):
+    """A CiliumPodIPPool that an Event is about. uid: empty if it is not there."""
+
+    name: str
+    uid: str
 
 
 class _Series(msgspec.Struct):
@@ -52,8 +60,8 @@ class Recorder:
         self._born = f"{int(wall() * 1000):x}"  # so that names of two lives of an operator differ
         self._tokens, self._filled_s = float(BURST), clock()
 
-    async def report(self, node: Node | None, problem: Problem) -> None:
-        """Show a failure of a node, or (None) of the configuration. Raises Denied where we lack the right, and LostLease; all else is swallowed and counted."""
+    async def report(self, node: Node | Pool | None, problem: Problem) -> None:
+        """Show a failure of a node, of a pool, or (None) of the configuration. Raises Denied where we lack the right, and LostLease; all else is swallowed and counted."""
         now = self._clock()
         series = self._find(node, problem)
         series.count += 1
@@ -70,7 +78,7 @@ class Recorder:
             return
         series.written, series.message, series.again_s = True, message, now + QUIET_S
 
-    def _find(self, node: Node | None, problem: Problem) -> _Series:
+    def _find(self, node: Node | Pool | None, problem: Problem) -> _Series:
         key = (node.uid or node.name if node is not None else "", problem.reason)
         series = self._series.get(key)
         if series is None:
@@ -84,8 +92,11 @@ class Recorder:
         self._series.move_to_end(key)
         return series
 
-    def _about(self, node: Node | None) -> tuple[dict[str, str], str]:
+    def _about(self, node: Node | Pool | None) -> tuple[dict[str, str], str]:
         """The object that an Event is about, and the namespace where it lives."""
+        if isinstance(node, Pool):
+            about = {"apiVersion": POOL_API, "kind": "CiliumPodIPPool", "name": node.name, "uid": node.uid}
+            return about, "default"
         if node is not None:
             about = {"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "name": node.name, "uid": node.uid}
             return about, "default"

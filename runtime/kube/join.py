@@ -1,4 +1,4 @@
-"""The join of CiliumNodes with their Nodes: two reflectors' events in, the `Sink`'s calls out.
+"""The join of CiliumNodes with their Nodes, and the pools: their reflectors' events in, the `Sink`'s calls out.
 
 Of each CiliumNode the core Node is remembered, of each Node that it is there (kubernetes mode: what it says), nothing else.
 A CiliumNode that vanished while its Node is still there is a node without an object, for its pods still run; what is gone
@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from omnipam.core.errors import Invalid, OmnipamError
-from omnipam.core.values import Finding, Node
+from omnipam.core.values import Finding, Node, PoolSpec
 
 from ..garbage import Orphan
 from ..store import Sink
-from . import ciliumnode
-from .ciliumnode import CiliumNode
+from . import ciliumnode, podippool
+from .ciliumnode import CiliumNode, Form, PodCidrs
 from .machine import Known, Machine, known, unreadable, without_object
 from .meta import HasIdentity
+from .podippool import POOLS, PodIPPool
 from .reflector import Away, Back, Event, Listed, Reflector, Synced
 from .rest import Api
 from .watch import Changed, Deleted, Unreadable
@@ -33,9 +35,24 @@ class Following:
     """The join of both collections, while they are followed: events in, `Sink` calls out."""
 
     def __init__(
-        self, sink: Sink, *, owed: frozenset[str], reads_machines: bool, clock: Callable[[], float]
+        self,
+        sink: Sink,
+        *,
+        owed: frozenset[str],
+        reads_machines: bool,
+        clock: Callable[[], float],
+        form: Form | None = None,
+        reads_pools: bool = False,
+        ends: bool = True,
     ) -> None:
+        """form: how the mode uses a CiliumNode. reads_pools: pools are followed, too; ends: as for `podippool.pool_of`."""
         self.sink, self._clock = sink, clock
+        self._form: Form = form or PodCidrs()
+        self._reads_pools, self._ends = reads_pools, ends
+        self._pools: dict[str, PoolSpec] = {}
+        self._pool_uids: dict[str, str] = {}
+        self._pools_current = not reads_pools
+        self._ends_said = False
         self.owed = owed
         """Nodes that something is kept for: of these we must tell whether their machine is there."""
         self._reads_machines = reads_machines
@@ -54,8 +71,8 @@ class Following:
         self.vanished = 0
         """How many CiliumNodes the watch has shown to be gone."""
         self._away: set[str] = set()
-        self._machines_listed = asyncio.Event()
-        self._reflectors: list[Reflector[HasIdentity] | Reflector[Machine] | Reflector[CiliumNode]] = []
+        self._machines_listed, self._pools_listed = asyncio.Event(), asyncio.Event()
+        self._reflectors: list[Reflector[Any]] = []
         self._since = float("-inf")
         """When the lists that count were asked for: one that began earlier does not end them."""
 
@@ -67,15 +84,23 @@ class Following:
             machines = Reflector(api, NODES, Machine, self.machine_event, clock=clock)
         else:
             machines = Reflector(api, NODES, HasIdentity, self.machine_event, metadata_only=True, clock=clock)
-        nodes = Reflector(api, CILIUM_NODES, CiliumNode, self.node_event, clock=clock)
+        nodes: Reflector[CiliumNode] = Reflector(
+            api, CILIUM_NODES, self._form.struct, self.node_event, clock=clock
+        )
         self._reflectors = [machines, nodes]
         self.sink.listed()
 
         async def follow_nodes() -> None:
             await self._machines_listed.wait()
+            if self._reads_pools:
+                await self._pools_listed.wait()
             await nodes.run()
 
         tasks = [asyncio.ensure_future(machines.run()), asyncio.ensure_future(follow_nodes())]
+        if self._reads_pools:
+            pools = Reflector(api, POOLS, PodIPPool, self.pool_event, clock=clock)
+            self._reflectors.append(pools)
+            tasks.append(asyncio.ensure_future(pools.run()))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -89,9 +114,57 @@ class Following:
         """Begin both lists anew."""
         self._begin()
         self._machines_current = False
+        self._pools_current = not self._reads_pools
         self._since = self._clock()
         for reflector in self._reflectors:
             reflector.restart()
+
+    # -- pools
+
+    def pool_event(self, event: Event[PodIPPool]) -> None:
+        """One event of the CiliumPodIPPools."""
+        match event:
+            case Listed(objects):
+                for each in objects:
+                    self._pool_seen(podippool.pool_of(each, ends=self._ends), each)
+                return  # said when the list is complete
+            case Changed(object=each):
+                self._pool_seen(podippool.pool_of(each, ends=self._ends), each)
+            case Unreadable():
+                self._pool_uids[event.name] = event.uid
+                self._pools[event.name] = podippool.unreadable(PoolSpec(event.name, max_blocks=0), event.why)
+            case Deleted(name=name):
+                self._pools.pop(name, None)
+                self._pool_uids.pop(name, None)
+            case Synced(begun_s=begun_s):
+                self._pools_listed.set()
+                self._pools_current = begun_s >= self._since
+                if self._listing:
+                    self._settle()  # which says them, as soon as all is complete
+                    return
+            case Away(error):
+                self._trouble(POOLS, error)
+                return
+            case Back():
+                self._recovered(POOLS)
+                return
+        if not self._listing:
+            self._say_pools()
+
+    def _pool_seen(self, spec: PoolSpec, source: PodIPPool) -> None:
+        self._pools[spec.name] = spec
+        self._pool_uids[spec.name] = source.metadata.uid
+        wants_ends = source.spec is not None and (source.spec.first_usable or source.spec.last_usable)
+        if wants_ends and not self._ends and not self._ends_said:
+            self._ends_said = True
+            self.sink.finding(podippool.ends_unsaid())
+
+    def pool_uid(self, name: str) -> str:
+        """The uid of a pool that is there; empty for others."""
+        return self._pool_uids.get(name, "")
+
+    def _say_pools(self) -> None:
+        self.sink.pools(tuple(self._pools[name] for name in sorted(self._pools)))
 
     # -- Nodes
 
@@ -181,7 +254,7 @@ class Following:
 
     def _node_seen(self, source: CiliumNode) -> Node:
         name = source.metadata.name
-        node = self._nodes[name] = ciliumnode.node(source, own_addresses=not self._reads_machines)
+        node = self._nodes[name] = self._form.node(source, own_addresses=not self._reads_machines)
         if ciliumnode.is_collectable(source):
             self._collectable.add(name)
         elif name in self._collectable:
@@ -197,7 +270,7 @@ class Following:
             self.sink.finding(Finding("Unreadable", ("CiliumNode",), str(exc), "delete it"))
 
     def _salvaged(self, raw: bytes, why: str) -> Node:
-        node = ciliumnode.salvaged(raw, why)
+        node = self._form.salvaged(raw, why)
         self._nodes[node.name] = node
         self._collectable.discard(node.name)
         self._bereft.pop(node.name, None)
@@ -281,9 +354,12 @@ class Following:
 
     def _settle(self) -> None:
         """Both lists are complete: say what has no CiliumNode, then that this was all."""
-        if not (self._machines_current and self._nodes_current and self._listing):
+        current = self._machines_current and self._nodes_current and self._pools_current
+        if not (current and self._listing):
             return
         self._listing, self._restored = False, True
+        if self._reads_pools:
+            self._say_pools()
         names = self._machines.keys() if self._reads_machines else self.owed & self._machines.keys()
         for name in names - self._nodes.keys() - self._bereft.keys():
             self._bereft[name] = without_object(name, self._machines[name])

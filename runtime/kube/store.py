@@ -21,10 +21,10 @@ from omnipam.core.values import Finding, Kept, Node, PoolSpec, Problem
 from ..election import LostLease
 from ..garbage import Orphan
 from ..store import Sink
-from . import ciliumnode
-from .ciliumnode import CiliumNode
+from . import ciliumnode, podippool
+from .ciliumnode import CiliumNode, Form, PodCidrs
 from .definitions import Served, ensure
-from .events import Recorder
+from .events import Pool, Recorder
 from .join import CILIUM_NODES, NODES, Following
 from .keeping import Keeping
 from .meta import HasIdentity
@@ -32,13 +32,13 @@ from .rest import MERGE_PATCH, METADATA_OBJECT, Api
 
 READS = 5
 
-_NODE = msgspec.json.Decoder(CiliumNode)
 _IDENTITY = msgspec.json.Decoder(HasIdentity)
 
 
 class KubernetesStore:
     """One cluster. The caller enters `api` before `open` and leaves it after `close`.
 
+    form: how the mode uses a CiliumNode. reads_pools: it is told of the CiliumPodIPPools, too.
     reads_machines: the mode needs Nodes whole (`Provider.reads_machines`); else only their names are asked for.
     namespace: where what is kept goes, and Cilium's ConfigMap is. create_definitions: not with `skip-crd-creation`.
     clock: monotonic seconds, the loop's; wall: seconds since 1970.
@@ -51,10 +51,15 @@ class KubernetesStore:
         namespace: str,
         reads_machines: bool,
         create_definitions: bool = True,
+        form: Form | None = None,
+        reads_pools: bool = False,
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
         self._api, self._clock = api, clock
+        self._form: Form = form or PodCidrs()
+        self._decoder: msgspec.json.Decoder[CiliumNode] = msgspec.json.Decoder(self._form.struct)
+        self._reads_pools = reads_pools
         self._reads_machines, self._create_definitions = reads_machines, create_definitions
         self._keeping = Keeping(api, namespace)
         self._recorder = Recorder(api, namespace=namespace, clock=clock, wall=wall)
@@ -66,19 +71,27 @@ class KubernetesStore:
 
     async def open(self) -> None:
         """Install the definitions where they are absent. Raises Unavailable, Denied, Invalid."""
-        self._served = await ensure(self._api, create=self._create_definitions, clock=self._clock)
+        self._served = await ensure(
+            self._api, create=self._create_definitions, pools=self._reads_pools, clock=self._clock
+        )
         self._findings.extend(self._served.findings)
 
     async def close(self) -> None:
         """Nothing of its own is to be closed: `follow` ends when it is cancelled, the client with its caller."""
 
     async def follow(self, sink: Sink) -> None:
-        """List Nodes, then CiliumNodes, then follow both. Raises Denied, NotFound or Invalid where a first list is refused."""
+        """List Nodes (and pools), then CiliumNodes, then follow them. Raises Denied, NotFound or Invalid where a first list is refused."""
         for finding in self._findings:
             sink.finding(finding)
         self._findings.clear()
         following = self._following = Following(
-            sink, owed=self._owed, reads_machines=self._reads_machines, clock=self._clock
+            sink,
+            owed=self._owed,
+            reads_machines=self._reads_machines,
+            clock=self._clock,
+            form=self._form,
+            reads_pools=self._reads_pools,
+            ends=self._served.ends,
         )
         try:
             await following.run(self._api)
@@ -97,8 +110,8 @@ class KubernetesStore:
             return allocator.Conflict()  # an empty version is no condition at all to the server: read first
         path, version, wrote = f"{CILIUM_NODES}/{node.name}", node.version, False
         try:
-            if grant.blocks != node.holds.blocks:
-                patch = ciliumnode.spec_patch(version, node.uid, grant.blocks)
+            if grant.blocks != node.holds.blocks or node.holds.outdated:
+                patch = self._form.spec_patch(node, grant.blocks)
                 version = await self._patch(path, patch)
                 wrote = True
             if self._served.status_error and grant.error != node.holds.error:
@@ -133,14 +146,14 @@ class KubernetesStore:
 
     def _decoded(self, body: bytes, following: Following | None) -> Node:
         try:
-            source = _NODE.decode(body)
+            source = self._decoder.decode(body)
         except msgspec.MsgspecError as exc:
             if following is not None:
                 return following.read_unreadable(body, str(exc))
-            return ciliumnode.salvaged(body, str(exc))
+            return self._form.salvaged(body, str(exc))
         if following is not None:
             return following.read(source)
-        return ciliumnode.node(source, own_addresses=not self._reads_machines)
+        return self._form.node(source, own_addresses=not self._reads_machines)
 
     async def remove(self, name: str, uid: str) -> None:
         """Delete a CiliumNode, if it is the one with this uid. Raises what the client raises."""
@@ -182,12 +195,29 @@ class KubernetesStore:
     async def record(self, mode: str, pools: Sequence[PoolSpec]) -> None:
         """Nothing: on Kubernetes, commands read Cilium's ConfigMap."""
 
+    async def add_pool(self, spec: PoolSpec) -> bool:
+        """Create a CiliumPodIPPool. False: there is one of that name, and it stays as it is. Raises what the client raises."""
+        try:
+            await self._api.create(podippool.POOLS, msgspec.json.encode(podippool.manifest(spec)))
+        except Conflict:
+            return False
+        return True
+
     async def report(self, node: Node | None, problem: Problem) -> None:
         """Show a failure as an Event; quietly given up where that is not allowed (said once)."""
+        await self._report(node, problem)
+
+    async def report_pool(self, name: str, problem: Problem) -> None:
+        """The same, of a pool."""
+        following = self._following
+        uid = following.pool_uid(name) if following is not None else ""
+        await self._report(Pool(name, uid), problem)
+
+    async def _report(self, about: Node | Pool | None, problem: Problem) -> None:
         if self._events_denied:
             return
         try:
-            await self._recorder.report(node, problem)
+            await self._recorder.report(about, problem)
         except Denied as exc:
             self._events_denied = True
             text = f"Events cannot be written: {exc}"

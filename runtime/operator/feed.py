@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from omnipam.core.drive import Drive
-from omnipam.core.values import Finding, Node
+from omnipam.core.values import Finding, Node, PoolSpec
 
 from ..metrics import Metrics
 
@@ -45,6 +45,8 @@ class Feed:
         self._drive: Drive | None = None
         self._restored: Callable[[list[Node]], None] = lambda nodes: None
         self._nodes: dict[str, Node] = {}
+        self.specs: tuple[PoolSpec, ...] = ()
+        """The store's pools, as last said."""
         self.findings: set[Finding] = set()
         """What the store has found of itself."""
 
@@ -74,6 +76,12 @@ class Feed:
             self._gone(name)
         elif self.phase is Phase.LISTING:
             self._nodes.pop(name, None)
+
+    def pools(self, specs: Sequence[PoolSpec]) -> None:
+        self.specs = tuple(specs)
+        if self.phase is Phase.LIVE and self._drive is not None:
+            self._drive.allocator.pools(self.specs, self._clock())
+            self._changed()
 
     def synced(self) -> None:
         if self.phase is Phase.LISTING:

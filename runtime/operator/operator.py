@@ -14,7 +14,7 @@ import structlog
 from omnipam.core.allocator import Provider
 from omnipam.core.drive import Drive
 from omnipam.core.errors import OmnipamError, Retryable
-from omnipam.core.values import Capacity, Finding, Node
+from omnipam.core.values import Capacity, Finding, Node, Problem
 
 from ..clock import SteadyClock, since_boot, wall
 from ..config.config import Config
@@ -70,7 +70,7 @@ class Operator:
         self._said: set[Finding] = set()
         self._look = asyncio.Event()
         self._reloaded = asyncio.Event()
-        self.metrics = Metrics(self._capacity, self._findings)
+        self.metrics = Metrics(self._capacity, self._findings, provider.mode)
         self._feed = Feed(
             clock=self._clock, metrics=self.metrics, log=log, changed=self._changed, gone=self._gone
         )
@@ -111,7 +111,9 @@ class Operator:
 
     def reload(self, config: Config) -> None:
         """Takes over a configuration whose live keys changed. Raises Invalid; then nothing has changed."""
-        if self._drive is not None and self._feed.phase is Phase.LIVE:
+        if self._provider.reads_pools:
+            pass  # they are the store's
+        elif self._drive is not None and self._feed.phase is Phase.LIVE:
             self._drive.allocator.pools(pool_specs(config), self._clock())
         else:
             self._check(config)  # it is taken over with the restore
@@ -189,11 +191,14 @@ class Operator:
             limit=self._connected.limit,
         )
         specs = pool_specs(self.config)
+        if self._provider.reads_pools:
+            await self._make_pools()
         kept = await self._patiently(self._store.kept)
         await self._patiently(lambda: self._store.record(self._provider.mode, specs))
 
         def restored(nodes: list[Node]) -> None:
-            allocator.restore(nodes, pool_specs(self.config), kept, self._clock())
+            specs = self._feed.specs if self._provider.reads_pools else pool_specs(self.config)
+            allocator.restore(nodes, specs, kept, self._clock())
             turns.restored(kept)
             self._log.info("restored", nodes=len(nodes))
 
@@ -203,6 +208,21 @@ class Operator:
         together.start(self._record_reloads())
         if self._connected.yard is not None and self.config.nodes_gc_interval > 0:
             together.start(self._collect(self._connected.yard))
+
+    async def _make_pools(self) -> None:
+        """The pools of `auto-create-cilium-pod-ip-pools` that are not there; one that is stays as it is."""
+        for spec in self.config.auto_create_cilium_pod_ip_pools:
+            try:
+                made = await self._patiently(partial(self._store.add_pool, spec))
+            except LostLease:
+                raise
+            except OmnipamError as error:
+                self._log.warning("pool not made; going on without it", pool=spec.name, why=str(error))
+                continue
+            if made:
+                self._log.info("Created CiliumPodIPPool resource", pool=spec.name)
+            else:
+                self._log.info("Found existing CiliumPodIPPool resource. Skipping creation", pool=spec.name)
 
     async def _collect(self, yard: Yard) -> None:
         """Deletes node objects whose machine is gone and stays gone."""
@@ -296,9 +316,22 @@ class Operator:
             await self._look.wait()
             await asyncio.sleep(FINDINGS_S)
             self._look.clear()
-            self._say_findings()
+            for finding in self._say_findings():
+                await self._report_pools(finding)
 
-    def _say_findings(self) -> None:
+    async def _report_pools(self, finding: Finding) -> None:
+        """What is wrong with a pool is said of the pool, too."""
+        kind, _, name = finding.objects[0].partition("/") if finding.objects else ("", "", "")
+        if kind != "CiliumPodIPPool":
+            return
+        try:
+            await self._store.report_pool(name, Problem(finding.reason, finding.text, finding.hint))
+        except LostLease:
+            raise
+        except OmnipamError as error:
+            self._log.debug("not reported", pool=name, why=str(error))
+
+    def _say_findings(self) -> list[Finding]:
         standing = set(self._findings()) - self._feed.findings  # the feed has said its own
         new = sorted(standing - self._said)
         for finding in new[:FINDINGS_SAID]:
@@ -308,3 +341,4 @@ class Operator:
                 "there are more findings: omnipam check lists them", more=len(new) - FINDINGS_SAID
             )
         self._said = standing
+        return new[:FINDINGS_SAID]

@@ -36,7 +36,8 @@ BATCH = 500
 class AsyncSqliteStore:
     """Many publishes that wait at once share one commit; each is answered after it.
 
-    poll_s: how often to look for other processes' changes. The rest as for `SqliteStore`.
+    reads_pools: the sink is told of pools, too. poll_s: how often to look for other processes' changes. The rest as for
+    `SqliteStore`.
     gate: called before a grant is written; raises LostLease to forbid it. May be set later.
     """
 
@@ -46,6 +47,7 @@ class AsyncSqliteStore:
         *,
         author: str,
         lease: str = "",
+        reads_pools: bool = False,
         gate: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         poll_s: float = POLL_S,
@@ -55,6 +57,7 @@ class AsyncSqliteStore:
             url, author=author, lease=lease, clock=clock, busy_s=busy_s
         )
         self.gate = gate
+        self._reads_pools = reads_pools
         self._poll_s = poll_s
         self._worker = Worker(f"store {url}", tick=self._tick)
         # On the event loop:
@@ -154,6 +157,23 @@ class AsyncSqliteStore:
     async def record(self, mode: str, pools: Sequence[PoolSpec]) -> None:
         await self._worker.call(lambda: self._opened().record(mode, pools))
 
+    async def add_pool(self, spec: PoolSpec) -> bool:
+        self.gate()
+
+        def job() -> bool:
+            store = self._opened()
+            if any(pool.name == spec.name for pool in store.pool_states()):
+                return False
+            store.add_pool(spec)
+            return True
+
+        return await self._worker.call(job)
+
+    async def report_pool(self, name: str, problem: Problem) -> None:
+        self.gate()
+        text = msgspec.structs.replace(problem, text=f"pool {name}: {problem.text}")
+        await self._worker.call(lambda: self._opened().report("", text))
+
     async def report(self, node: Node | None, problem: Problem) -> None:
         self.gate()
         name = "" if node is None else node.name
@@ -198,9 +218,13 @@ class AsyncSqliteStore:
             sink.seen(item)
         for name, uid in sorted(before.items()):
             sink.gone(name, uid)
+        if changes.pools is not None:
+            sink.pools(changes.pools)
         sink.synced()
 
     def _tell_changes(self, sink: Sink, changes: Changes) -> None:
+        if changes.pools is not None:
+            sink.pools(changes.pools)
         for item in changes.items:
             if isinstance(item, Deletion):
                 self._known.pop(item.name, None)
@@ -221,7 +245,7 @@ class AsyncSqliteStore:
 
     def _open(self) -> None:
         self._store = self._open_store()
-        self._watch = Watch(self._store)
+        self._watch = Watch(self._store, reads_pools=self._reads_pools)
 
     def _close(self) -> None:
         self._following = None
@@ -259,7 +283,7 @@ class AsyncSqliteStore:
         elif must_list:
             self._must_list = False
             self._worker.post(lambda: self._tell(epoch, lambda sink: self._tell_list(sink, changes)))
-        elif changes.items:
+        elif changes.items or changes.pools is not None:
             self._worker.post(lambda: self._tell(epoch, lambda sink: self._tell_changes(sink, changes)))
 
     def _flush(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from omnipam.core.cidr import parse
 from omnipam.core.errors import Invalid, NotFound, Refused
-from omnipam.core.values import Kept, PoolSpec
+from omnipam.core.values import Kept, PoolSpec, Problem
 
 from . import rows
 from .connection import File
@@ -25,6 +25,19 @@ class PoolTables(File):
         with self.reading() as db:
             found = db.execute("SELECT name, spec FROM pools ORDER BY name").fetchall()
         return tuple(rows.pool_of(name, spec) for name, spec in found)
+
+    def pool_states(self) -> tuple[PoolSpec, ...]:
+        """The pools as an allocator is told of them: a row that is no pool says so itself."""
+        with self.reading() as db:
+            found = db.execute("SELECT name, spec FROM pools ORDER BY name").fetchall()
+        states = []
+        for name, text in found:
+            try:
+                states.append(rows.pool_of(name, text))
+            except Invalid as error:
+                problem = Problem("PoolRefused", str(error), f"omnipam pool delete {name}, and add it again")
+                states.append(PoolSpec(name, max_blocks=0, unreadable=(problem,)))
+        return tuple(states)
 
     def add_pool(self, spec: PoolSpec) -> None:
         """Adds a pool. Raises Invalid if there is one of that name."""

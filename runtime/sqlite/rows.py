@@ -7,13 +7,15 @@ from typing import TypeVar
 
 import msgspec
 
-from omnipam.core.cidr import Cidr, format_address, parse, parse_address
+from omnipam.core.cidr import Cidr, Family, format_address, parse, parse_address
 from omnipam.core.errors import Invalid
+from omnipam.core.selector import parse_selector, selector_text
 from omnipam.core.values import (
     NO_AGENT,
     NO_FACTS,
     Agent,
     Block,
+    Demand,
     Facts,
     Held,
     Node,
@@ -25,9 +27,7 @@ from omnipam.core.values import (
 from .blocks import Row as GrantRow
 from .blocks import block_of
 
-NODE_COLUMNS = (
-    "n.name, n.uid, n.created, n.version, n.present, n.ignored, n.instance, n.facts, n.agent, n.error"
-)
+NODE_COLUMNS = "n.name, n.uid, n.created, n.version, n.present, n.ignored, n.instance, n.facts, n.agent, n.error, n.demand"
 NodeRow = tuple[object, ...]
 """The values of NODE_COLUMNS; of any type, since SQLite enforces none and a person may have edited them."""
 
@@ -47,9 +47,16 @@ class _AgentJson(msgspec.Struct, omit_defaults=True):
     released: list[str] = []
 
 
-class _RangeJson(msgspec.Struct):
+class _DemandJson(msgspec.Struct, rename="camel", omit_defaults=True):
+    needed: dict[str, dict[Family, int]] = {}
+    default_pool: str = ""
+    limits: dict[str, int] = {}
+
+
+class _RangeJson(msgspec.Struct, omit_defaults=True):
     cidr: str
     mask: int
+    wider: list[int] = []
 
 
 class _PoolJson(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -57,11 +64,16 @@ class _PoolJson(msgspec.Struct, rename="camel", omit_defaults=True):
     reserved: list[str] = []
     quarantine_seconds: float = 0.0
     max_blocks: int = 1
+    created: float = 0.0
+    first_usable: bool = False
+    last_usable: bool = False
+    selector: str = ""
 
 
-_J = TypeVar("_J", _FactsJson, _AgentJson)
+_J = TypeVar("_J", _FactsJson, _AgentJson, _DemandJson)
 _facts_decoder = msgspec.json.Decoder(_FactsJson)
 _agent_decoder = msgspec.json.Decoder(_AgentJson)
+_demand_decoder = msgspec.json.Decoder(_DemandJson)
 _pool_decoder = msgspec.json.Decoder(_PoolJson)
 _pools_decoder = msgspec.json.Decoder(dict[str, _PoolJson])
 
@@ -82,9 +94,16 @@ def agent_json(agent: Agent) -> str:
     return _text(_AgentJson([str(each) for each in agent.depleted], [str(each) for each in agent.released]))
 
 
+def demand_json(node: Node) -> str:
+    needed: dict[str, dict[Family, int]] = {}
+    for one in node.demand:
+        needed.setdefault(one.pool, {})[one.family] = one.needed
+    return _text(_DemandJson(needed, node.default_pool, dict(node.limits)))
+
+
 def node_of(row: NodeRow, grants: Iterable[GrantRow]) -> Node:
     """The node of a row and of its grants, in their order. Never raises: see the module."""
-    name, uid, created, version, present, ignored, instance, facts_text, agent_text, error = row
+    name, uid, created, version, present, ignored, instance, facts_text, agent_text, error, demand_text = row
     problems: list[Problem] = []
 
     def unreadable(column: str, why: object) -> None:
@@ -125,6 +144,13 @@ def node_of(row: NodeRow, grants: Iterable[GrantRow]) -> Node:
         agent = Agent(
             cidrs(agent_found.depleted, "agent.depleted"), cidrs(agent_found.released, "agent.released")
         )
+    asked = decoded(_demand_decoder, demand_text, "demand") or _DemandJson()
+    demand = tuple(
+        Demand(pool, family, needed)
+        for pool, families in sorted(asked.needed.items())
+        for family, needed in sorted(families.items())
+        if needed > 0
+    )
     blocks: list[Block] = []
     for grant in grants:
         block = block_of(grant)
@@ -147,6 +173,9 @@ def node_of(row: NodeRow, grants: Iterable[GrantRow]) -> Node:
         agent=agent,
         holds=Held(tuple(blocks), str(error)),
         instance=str(instance),
+        demand=demand,
+        default_pool=asked.default_pool,
+        limits=tuple(sorted(asked.limits.items())),
     )
 
 
@@ -180,20 +209,28 @@ def pools_of(text: str) -> tuple[PoolSpec, ...]:
 
 def _pool_wire(spec: PoolSpec) -> _PoolJson:
     return _PoolJson(
-        [_RangeJson(str(each.cidr), each.mask) for each in spec.ranges],
+        [_RangeJson(str(each.cidr), each.mask, list(each.wider)) for each in spec.ranges],
         [str(each) for each in spec.reserved],
         spec.quarantine_s,
         spec.max_blocks,
+        spec.created,
+        spec.first_usable,
+        spec.last_usable,
+        selector_text(spec.selector),
     )
 
 
 def _pool_spec(name: str, wire: _PoolJson) -> PoolSpec:
     return PoolSpec(
         name,
-        tuple(PoolRange(parse(each.cidr), each.mask) for each in wire.ranges),
+        tuple(PoolRange(parse(each.cidr), each.mask, tuple(each.wider)) for each in wire.ranges),
         tuple(map(parse, wire.reserved)),
         wire.quarantine_seconds,
         wire.max_blocks,
+        wire.created,
+        wire.first_usable,
+        wire.last_usable,
+        parse_selector(wire.selector),
     )
 
 

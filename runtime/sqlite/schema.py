@@ -45,7 +45,12 @@ _VERSION_1 = (
     "CREATE TABLE settings (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)",
 )
 
-STEPS: tuple[tuple[str, ...], ...] = (_VERSION_1,)
+_VERSION_2 = (
+    # What the node's agent asks for, its own default pool and limits: JSON, see rows.py.
+    "ALTER TABLE nodes ADD COLUMN demand TEXT NOT NULL DEFAULT '{}'",
+)
+
+STEPS: tuple[tuple[str, ...], ...] = (_VERSION_1, _VERSION_2)
 """Each leads from the version of its position to the next one. Released steps are never edited."""
 
 VERSION = len(STEPS)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from omnipam.core.allocator import Conflict, Denied, Gone, Published, Unknown, Version
+from omnipam.core.cidr import Cidr
 from omnipam.core.drive import Publish
 from omnipam.core.errors import Invalid, NotFound, OutcomeUnknown
-from omnipam.core.values import Node, Problem
+from omnipam.core.values import Demand, Node, Problem
 
 from ..election import LostLease
 from . import blocks, rows
@@ -75,7 +76,7 @@ class SqliteStore(PoolTables):
             return next(iter(self._nodes("WHERE n.name = ?", (name,))), None)
 
     def add_node(self, node: Node) -> Node:
-        """Adds a node by its name, instance, facts, agent's half and flags, and answers it as stored. It holds nothing yet.
+        """Adds a node by its name, instance, facts, agent's half, demand and flags, and answers it as stored. It holds nothing yet.
 
         `uid` and `created` are made up where they are empty. Raises Invalid if there is one of that name.
         """
@@ -89,8 +90,8 @@ class SqliteStore(PoolTables):
                     f"node {node.name} exists already in {self.path}: delete it first, or choose another name"
                 )
             db.execute(
-                "INSERT INTO nodes (name, uid, created, version, present, ignored, instance, facts, agent) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO nodes (name, uid, created, version, present, ignored, instance, facts, agent, demand) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(
                         node.name,
@@ -99,10 +100,27 @@ class SqliteStore(PoolTables):
                         self._advance(db),
                     ),
                     *(node.present, node.ignored, node.instance),
-                    *(rows.facts_json(node.facts), rows.agent_json(node.agent)),
+                    *(rows.facts_json(node.facts), rows.agent_json(node.agent), rows.demand_json(node)),
                 ),
             )
             return self._nodes("WHERE n.name = ?", (node.name,))[0]
+
+    def ask(self, name: str, demand: Sequence[Demand], *, without: Sequence[Cidr] = ()) -> Node:
+        """The agent's half in multi-pool: what it asks for from now on, and the blocks that it gives up. Raises NotFound."""
+        with self.writing() as db:
+            node = next(iter(self._nodes("WHERE n.name = ?", (name,))), None)
+            if node is None:
+                raise NotFound(f"node {name} is not in {self.path}: see omnipam node list")
+            asking = msgspec.structs.replace(node, demand=tuple(demand))
+            kept = [block for block in node.holds.blocks if block.cidr not in without]
+            change = blocks.replace(db, name, kept)
+            assert isinstance(change, blocks.Change)  # fewer than before overlap nothing
+            db.execute(
+                "UPDATE nodes SET demand = ?, version = ? WHERE name = ?",
+                (rows.demand_json(asking), self._advance(db), name),
+            )
+            self._remember(self._clock(), name, change)
+            return self._nodes("WHERE n.name = ?", (name,))[0]
 
     def delete_node(self, name: str, *, uid: str = "") -> Node:
         """Deletes a node; what it held is free. Answers the node as it was. `uid` empty: whichever it is. Raises NotFound."""

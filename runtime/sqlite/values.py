@@ -44,7 +44,8 @@ class Deletion(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What happened up to a revision, in order."""
+    """What happened up to a revision, in order. pools: all pools, if they changed, or were not told of yet."""
 
     revision: int
     items: tuple[Node | Deletion, ...]
+    pools: tuple[PoolSpec, ...] | None = None

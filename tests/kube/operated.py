@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -143,7 +143,9 @@ class Witness:
     taken away or replaced while they lived.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, shows: Callable[[Json], list[str]] = cidrs_of) -> None:
+        """shows: the blocks that a CiliumNode shows."""
+        self._shows = shows
         self._admin = cluster.client("admin")
         listed = self._admin.get(CILIUM_NODES)
         self._since: str = listed["metadata"]["resourceVersion"]
@@ -196,7 +198,7 @@ class Witness:
     def _see(self, node: Json, *, gone: bool = False) -> None:
         self.versions += 1
         name, uid = node["metadata"]["name"], node["metadata"]["uid"]
-        now = [] if gone else [str(ipaddress.ip_network(each)) for each in cidrs_of(node)]
+        now = [] if gone else [str(ipaddress.ip_network(each)) for each in self._shows(node)]
         before_uid, before = self._shown.pop(name, (uid, []))
         if before_uid == uid and not gone and not set(before) <= set(now):
             self.changed.append(f"{name}: {before} became {now}")

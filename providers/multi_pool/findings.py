@@ -1,0 +1,136 @@
+"""What a person should know of pools and their nodes that is no single node's unmet demand, and how full pools are."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from omnipam.core.cidr import FAMILIES
+from omnipam.core.values import POD_CIDRS, Finding, PoolCapacity, Problem
+
+from .pools import Pools
+from .record import Record
+
+DRAINS = "its agent gives it up once nothing uses it; evict its pods, or replace the node, to hasten that"
+
+
+def orphaned(record: Record, pools: Pools) -> list[Problem]:
+    """Blocks that the node has and no pool of theirs has any more, each with Cilium's words."""
+    found = []
+    for cidr, pool in sorted(record.blocks.items()):
+        if pool == POD_CIDRS or cidr in record.taken or pools.inside(pool, cidr):
+            continue
+        if pool in pools:
+            text = f"unable to reuse from pool {pool}: cidr {cidr} is not part of the requested pool"
+            found.append(Problem("RangeDrained", text, DRAINS))
+        else:
+            text = f"unable to find pool {pool}, prefix {cidr} is still allocated to the node but is marked as orphan"
+            found.append(Problem("PoolDrained", text, f"make the pool again to keep it, else {DRAINS}"))
+    return found
+
+
+def is_notable(record: Record, pools: Pools) -> bool:
+    """Whether a person should hear of this node."""
+    node = record.node
+    return bool(
+        record.lost
+        or node.unreadable
+        or not node.present
+        or (node.default_pool and node.default_pool not in pools)
+        or any(not pools.inside(pool, cidr) for cidr, pool in record.blocks.items())
+    )
+
+
+def standing(records: Iterable[Record], pools: Pools) -> list[Finding]:
+    """What stands of these nodes."""
+    found: list[Finding] = []
+    drained: set[str] = set()
+    for record in records:
+        node = f"CiliumNode/{record.name}"
+        drained.update(pool for cidr, pool in record.blocks.items() if not pools.inside(pool, cidr))
+        for cidr in record.lost:
+            owners = sorted({owner for owner, _ in pools.others(record.name, cidr)})
+            found.append(
+                Finding(
+                    "CIDRClaimedTwice",
+                    (f"CIDR/{cidr}", *(f"CiliumNode/{name}" for name in sorted({record.name, *owners}))),
+                    f"nodes {record.name} and {', '.join(owners) or 'another'} show {cidr}",
+                    f"the older claim stays; {record.name} gets a fresh block",
+                    severity="error",
+                )
+            )
+        if not record.node.present and record.blocks:
+            listed = ", ".join(map(str, sorted(record.blocks)))
+            found.append(
+                Finding(
+                    "ObjectMissing",
+                    (node,),
+                    f"the CiliumNode of {record.name} is missing while its machine is there; {listed} stays with it",
+                    "the agent makes it again; restart it if it does not",
+                )
+            )
+        if record.node.unreadable:
+            found.append(
+                Finding(
+                    "Unreadable",
+                    (node,),
+                    f"the object of {record.name} cannot be read: {record.node.unreadable[0].text}",
+                    record.node.unreadable[0].hint,
+                    severity="error",
+                )
+            )
+        default = record.node.default_pool
+        if default and default not in pools:
+            found.append(
+                Finding(
+                    "DefaultPoolMissing",
+                    (node, f"CiliumPodIPPool/{default}"),
+                    f"the default pool of node {record.name} is {default}, which is not served",
+                    f"make pool {default}, or correct the node's annotation ipam.omnipam.io/default-pool",
+                )
+            )
+    return found + [_draining(pool, pools) for pool in sorted(drained)]
+
+
+def _draining(pool: str, pools: Pools) -> Finding:
+    if pool == POD_CIDRS:
+        return Finding(
+            "PodCIDRsLeft",
+            ("CiliumNode",),
+            "nodes show spec.ipam.podCIDRs of a time in cluster-pool mode; nothing of them is given to others",
+            "set enable-cluster-pool-to-multi-pool-migration, once no agent uses them in the old way",
+        )
+    if pool in pools:
+        text = f"CIDR from pool still in use by node: ranges were taken out of pool {pool}, and nodes have blocks there"
+    else:
+        text = f"pool still in use by node: pool {pool} is not served, and nodes have blocks of it"
+    return Finding(
+        "PoolDraining",
+        (f"CiliumPodIPPool/{pool}",),
+        text,
+        f"nothing of it is given to others until they are gone: omnipam pool show {pool} lists them",
+    )
+
+
+def capacities(records: Mapping[str, Record], pools: Pools) -> tuple[PoolCapacity, ...]:
+    """Per pool and family. outside: blocks in no range of any pool, by the pool whose name they go by."""
+    strays: dict[str, Counter[str]] = defaultdict(Counter)
+    for owner, cidr in pools.strays():
+        pool = records[owner].blocks.get(cidr, POD_CIDRS)
+        strays[pool][cidr.family] += 1
+    found = []
+    for space in pools:
+        name = space.spec.name
+        there = strays.pop(name, Counter())
+        found += [
+            msgspec.structs.replace(each, outside=there[each.family])
+            for each in space.capacity()
+            if space.has_ranges(each.family) or there[each.family]
+        ]
+    for pool, families in strays.items():
+        found += [
+            PoolCapacity(pool, family, outside=families[family]) for family in FAMILIES if families[family]
+        ]
+    return tuple(sorted(found, key=lambda each: (each.pool, each.family)))
