@@ -175,7 +175,7 @@ class KubernetesMode:
                     )
                 )
             shown = tuple(block.cidr for block in node.holds.blocks)
-            if shown and node.facts.pod_cidrs and set(shown) != set(_wanted(node)):
+            if shown and node.facts.pod_cidrs and self._enabled(shown) != self._enabled(_wanted(node)):
                 found.add(
                     Finding(
                         "CIDRsDiffer",
@@ -203,6 +203,9 @@ class KubernetesMode:
             self._stale.update(owner for owner, _ in self._index.overlapping(cidr))
             self._index.add(name, cidr)
         self._uses[name] = uses
+
+    def _enabled(self, cidrs: Iterable[Cidr]) -> set[Cidr]:
+        return {cidr for cidr in cidrs if cidr.family in self.families}
 
     def _is_complete(self, uses: tuple[Cidr, ...]) -> bool:
         return len({cidr.family for cidr in uses}.intersection(self.families)) == len(self.families)

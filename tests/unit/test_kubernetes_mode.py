@@ -206,6 +206,7 @@ def test_a_range_more_than_the_enabled_families_need_is_not_written_and_no_probl
     operator.add("a", "10.1.0.0/24", "fd00:1::/64")
     assert operator.has("a") == ["10.1.0.0/24"]
     assert operator.reasons("a") == []
+    assert operator.found() == [], "what was written is all that the enabled family has"
 
 
 def test_a_vanished_object_is_written_anew_when_it_comes_back() -> None:
