@@ -16,7 +16,7 @@ from . import table
 from .machine import note
 from .runs import RunFailed
 
-NAMES = ("ledger", "operator_start", "operator_restart", "operator_20000", "multi_pool", "cni")
+NAMES = ("ledger", "operator_start", "operator_restart", "operator_20000", "multi_pool", "agent", "cni")
 MISSED, USAGE = 1, 2
 
 

@@ -13,6 +13,7 @@ from omnipam.core.errors import Invalid, OmnipamError
 
 COMMANDS = {
     "operator": "watch the store and grant: the main job",
+    "agent": "the node side: gives pods their addresses",
     "node": "add, list, show and delete nodes",
     "pool": "add, list, show and delete pools, and how full they are",
     "plan": "what would be done, for which node, and why",

@@ -1,0 +1,186 @@
+"""Attachments as requests see them: decided at once or when an address appears, answered when it is on disk.
+
+All of one key happens in the order in which it was asked for: a release ends what still waits for an address under its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from functools import partial
+
+from omnipam.core.attachment import Key, NoAddress, Request
+from omnipam.core.errors import OmnipamError
+from omnipam.core.node_agent import NodeAgent
+
+from .commits import Commits
+from .later import Later
+
+
+class _Waiter:
+    __slots__ = ("done", "request", "timer", "why")
+
+    def __init__(self, request: Request, done: Later, why: OmnipamError) -> None:
+        self.request, self.done, self.why = request, done, why
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Service:
+    """clock: seconds since the epoch that do not jump. demanded: called when the node needs more (True: a pod waits) or less."""
+
+    def __init__(
+        self,
+        agent: NodeAgent,
+        commits: Commits,
+        *,
+        clock: Callable[[], float],
+        demanded: Callable[[bool], None] = lambda urgent: None,
+    ) -> None:
+        self.agent = agent
+        self.commits = commits
+        self._clock = clock
+        self.demanded = demanded
+        self._waiters: list[_Waiter] = []
+        self._deciding: dict[Key, set[Later]] = {}
+        self.failing = False
+        """Whether an attachment has waited in vain, and none has got an address since."""
+
+    @property
+    def waiting(self) -> int:
+        """How many attachments wait for an address."""
+        return len(self._waiters)
+
+    def allocate(self, request: Request, wait_s: float) -> Later:
+        """A future of (Allocation, whether it is new). Raises what `NodeAgent.allocate` raises; NoAddress comes by the future
+        once `wait_s` is over."""
+        try:
+            return self._allocate(request)
+        except NoAddress as none:
+            self.demanded(True)
+            if wait_s <= 0:
+                raise
+            return self._wait(request, none, wait_s)
+
+    def release(self, key: Key, owner: str | None = None) -> Later:
+        """A future of the Allocation that was released, None if there was none. Raises NotYours."""
+        for later in list(self._deciding.pop(key, ())):
+            later.cancel()
+        for waiter in [each for each in self._waiters if each.request.key == key]:
+            self._end(waiter)
+            waiter.done.cancel()
+        now = self._clock()
+        allocation = self.agent.release(key, now, owner)
+        if allocation is None:
+            return self.commits.add((), None)
+        done = self.commits.add(self.agent.drain(), allocation, partial(self.agent.undo_release, allocation))
+        self.demanded(False)
+        if self._waiters:
+            self.look()
+        return done
+
+    def collect(self, network: str, keep: Collection[tuple[str, str]]) -> Later:
+        """Releases all of a network but these (container, interface). A future of what was released."""
+        gone = [
+            each.key for each in self.agent.allocations if each.key[0] == network and each.key[1:] not in keep
+        ]
+        released = [self.agent.get(key) for key in gone]
+        for key in gone:
+            self.release(key)
+        return self.commits.add((), [each for each in released if each is not None])
+
+    def keep(self, key: Key) -> bool:
+        """It does not expire any more. Answers whether it would have."""
+        kept = self.agent.keep(key) is not None
+        self.commits.note(self.agent.drain())
+        return kept
+
+    def deciding(self, key: Key, future: Later) -> None:
+        """This future's outcome will be an allocation of the key: a release of the key cancels it."""
+        futures = self._deciding.setdefault(key, set())
+        futures.add(future)
+
+        def ended(_: object) -> None:
+            futures.discard(future)
+            if not futures and self._deciding.get(key) is futures:
+                del self._deciding[key]
+
+        future.add_done_callback(ended)
+
+    def look(self) -> None:
+        """There may be addresses now: those that wait are served, first come first served."""
+        dry: set[tuple[str, str]] = set()
+        for waiter in list(self._waiters):
+            if waiter.done.done():
+                continue  # by what came of serving another
+            places = {(want.pool, want.family) for want in waiter.request.wants}
+            if places & dry:
+                continue
+            try:
+                committed = self._allocate(waiter.request)
+            except NoAddress as none:
+                waiter.why = none
+                dry.add((str(none.details["pool"]), str(none.details["family"])))
+                continue
+            except OmnipamError as error:
+                self._end(waiter)
+                waiter.done.set_exception(error)
+                continue
+            self._end(waiter)
+            _chain(committed, waiter.done)
+
+    def tick(self) -> None:
+        """To be called now and then: reservations whose time is over, cooled addresses, pods that gave up."""
+        now = self._clock()
+        for key in self.agent.expired(now):
+            self.release(key)
+        if self.agent.tidy(now):
+            self.demanded(False)
+        self.commits.note(self.agent.drain())
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        for waiter in list(self._waiters):
+            self._end(waiter)
+            waiter.done.cancel()
+
+    def _allocate(self, request: Request) -> Later:
+        allocation, new = self.agent.allocate(request, self._clock())
+        if not new:
+            return self.commits.add((), (allocation, False))
+        done = self.commits.add(
+            self.agent.drain(), (allocation, True), partial(self.agent.undo_allocate, allocation)
+        )
+        self.failing = False
+        self.demanded(False)
+        return done
+
+    def _wait(self, request: Request, why: NoAddress, wait_s: float) -> Later:
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(request, Later(), why)
+        waiter.timer = loop.call_later(wait_s, self._give_up, waiter)
+        self._waiters.append(waiter)
+        waiter.done.add_done_callback(lambda _: self._end(waiter))
+        return waiter.done
+
+    def _give_up(self, waiter: _Waiter) -> None:
+        self._end(waiter)
+        self.failing = True
+        waiter.done.set_exception(waiter.why)
+
+    def _end(self, waiter: _Waiter) -> None:
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+            waiter.timer = None
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+
+def _chain(source: Later, target: Later) -> None:
+    def copy(done: Later) -> None:
+        error = done.exception()
+        if error is not None:
+            target.set_exception(error)
+        elif not done.cancelled():
+            target.set_result(done.result())
+
+    source.add_done_callback(copy)
