@@ -22,6 +22,7 @@ from .kube.podippool import PodIPPool
 from .kube.poolednode import Pooled
 from .kube.rest import METADATA_LIST, Api
 from .snapshot import Leader, Snapshot, leader_of
+from .tree import branch
 
 PAGE = 500
 TRIES = 3
@@ -200,7 +201,7 @@ def as_object(raw: msgspec.Raw, version: str, kind: str) -> dict[str, Any]:
 
 def node_of(made: Mapping[str, Any]) -> Node:
     """The core Node of an object as the server has it."""
-    pooled = ciliumnode.branch(made, "spec", "ipam", "pools")
+    pooled = branch(made, "spec", "ipam", "pools")
     form: Form = Pooled() if pooled.get("requested") or pooled.get("allocated") else PodCidrs()
     return _node(msgspec.Raw(msgspec.json.encode(made)), form, own_addresses=True)[0]
 
@@ -217,7 +218,7 @@ def _pool(made: Mapping[str, Any]) -> PoolSpec:
     try:
         return podippool.pool_of(_POOL.decode(msgspec.json.encode(made)))
     except msgspec.MsgspecError as exc:
-        name = str(ciliumnode.branch(made, "metadata").get("name", ""))
+        name = str(branch(made, "metadata").get("name", ""))
         return podippool.unreadable(PoolSpec(name, max_blocks=0), one_line(str(exc)))
 
 

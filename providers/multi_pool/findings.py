@@ -10,6 +10,7 @@ import msgspec
 from omnipam.core.cidr import FAMILIES
 from omnipam.core.values import POD_CIDRS, Finding, PoolCapacity, Problem
 
+from ..findings import of_node
 from .pools import Pools
 from .record import Record
 
@@ -48,45 +49,14 @@ def standing(records: Iterable[Record], pools: Pools) -> list[Finding]:
     found: list[Finding] = []
     drained: set[str] = set()
     for record in records:
-        node = f"CiliumNode/{record.name}"
         drained.update(pool for cidr, pool in record.blocks.items() if not pools.inside(pool, cidr))
-        for cidr in record.lost:
-            owners = sorted({owner for owner, _ in pools.others(record.name, cidr)})
-            found.append(
-                Finding(
-                    "CIDRClaimedTwice",
-                    (f"CIDR/{cidr}", *(f"CiliumNode/{name}" for name in sorted({record.name, *owners}))),
-                    f"nodes {record.name} and {', '.join(owners) or 'another'} show {cidr}",
-                    f"the older claim stays; {record.name} gets a fresh block",
-                    severity="error",
-                )
-            )
-        if not record.node.present and record.blocks:
-            listed = ", ".join(map(str, sorted(record.blocks)))
-            found.append(
-                Finding(
-                    "ObjectMissing",
-                    (node,),
-                    f"the CiliumNode of {record.name} is missing while its machine is there; {listed} stays with it",
-                    "the agent makes it again; restart it if it does not",
-                )
-            )
-        if record.node.unreadable:
-            found.append(
-                Finding(
-                    "Unreadable",
-                    (node,),
-                    f"the object of {record.name} cannot be read: {record.node.unreadable[0].text}",
-                    record.node.unreadable[0].hint,
-                    severity="error",
-                )
-            )
+        found += of_node(record, sorted(record.blocks), pools)
         default = record.node.default_pool
         if default and default not in pools:
             found.append(
                 Finding(
                     "DefaultPoolMissing",
-                    (node, f"CiliumPodIPPool/{default}"),
+                    (f"CiliumNode/{record.name}", f"CiliumPodIPPool/{default}"),
                     f"the default pool of node {record.name} is {default}, which is not served",
                     f"make pool {default}, or correct the node's annotation ipam.omnipam.io/default-pool",
                 )

@@ -9,6 +9,7 @@ from typing import Any
 from omnipam.core.values import Node
 
 from ..kube.poolednode import NEEDED
+from ..tree import branch
 from . import output
 
 HEAD = ("NAME", "POD-CIDRS", "STATE", "AGE", "ERROR")
@@ -101,10 +102,3 @@ def _age(made: Mapping[str, Any], now: float) -> str:
     except ValueError:
         return ""
     return output.age(now - created.timestamp())
-
-
-def branch(tree: Any, *path: str) -> Mapping[str, Any]:
-    """What is at the path; empty where the shape is another."""
-    for key in path:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree if isinstance(tree, Mapping) else {}

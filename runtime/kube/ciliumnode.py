@@ -7,7 +7,7 @@ skipped while decoding, and a merge patch leaves it alone.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -26,6 +26,7 @@ from omnipam.core.values import (
     Problem,
 )
 
+from ..tree import branch
 from .errors import one_line
 
 IGNORE = "ipam.cilium.io/ignore"
@@ -298,13 +299,6 @@ def _agent(listed: dict[str, PodCidrStatus | None]) -> Agent:
     if not depleted and not released:
         return NO_AGENT
     return Agent(tuple(sorted(depleted)), tuple(sorted(released)))
-
-
-def branch(tree: Any, *path: str) -> dict[str, Any]:
-    """What is at the path, or nothing where the shape is another."""
-    for key in path:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree if isinstance(tree, dict) else {}
 
 
 def _text(value: object) -> str:

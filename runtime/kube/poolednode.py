@@ -13,8 +13,9 @@ from omnipam.core.cidr import FAMILIES, Family, parse
 from omnipam.core.errors import Invalid
 from omnipam.core.values import DEFAULT_POOL, NO_FACTS, POD_CIDRS, Block, Demand, Facts, Held, Node, Problem
 
+from ..tree import branch
 from . import ciliumnode
-from .ciliumnode import UNREADABLE, CiliumNode, Ipam, Marks, Metadata, Spec, branch, not_a_cidr
+from .ciliumnode import UNREADABLE, CiliumNode, Ipam, Marks, Metadata, Spec, not_a_cidr
 from .errors import one_line
 
 OURS = "ipam.omnipam.io/"

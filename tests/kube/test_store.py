@@ -8,15 +8,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import yaml
 from tests.kube.admin import Admin, Json, wait_until
 from tests.kube.apiserver import ApiServer
 from tests.kube.cluster import Cluster
+from tests.kube.operated import OPERATOR, give_rights
 
 from omnipam.core import allocator
 from omnipam.core.cidr import parse
@@ -30,12 +29,10 @@ from omnipam.runtime.kube.rest import Api
 from omnipam.runtime.kube.store import KubernetesStore
 
 OBJECTS = files("omnipam.fixtures") / "kube_objects"
-RBAC = Path(__file__).parents[2] / "deploy" / "kubernetes" / "rbac.yaml"
 CILIUM_NODES = "/apis/cilium.io/v2/ciliumnodes"
 NODES = "/api/v1/nodes"
 MAPS = "/api/v1/namespaces/kube-system/configmaps"
 EVENTS = "/api/v1/namespaces/default/events"
-OPERATOR = "omnipam-operator"
 FULL = Problem("PoolExhausted", "allocator full", "add a CIDR to the pool")
 
 
@@ -64,19 +61,6 @@ def create(admin: Admin, tree: Json, path: str = CILIUM_NODES) -> Json:
     if path == CILIUM_NODES and "status" in tree:
         made = admin.patch(f"{path}/{tree['metadata']['name']}/status", {"status": tree["status"]})
     return made
-
-
-def give_rights(cluster: Cluster) -> None:
-    """What deploy/kubernetes/rbac.yaml says, for the tests' own operator."""
-    for manifest in yaml.safe_load_all(RBAC.read_text()):
-        plural = f"{manifest['kind'].lower()}s"
-        if plural == "serviceaccounts":
-            continue
-        if "subjects" in manifest:
-            manifest["subjects"] = [cluster.subject(OPERATOR)]
-        namespace = manifest["metadata"].get("namespace")
-        place = f"namespaces/{namespace}/{plural}" if namespace else plural
-        cluster.admin.apply(f"/apis/rbac.authorization.k8s.io/v1/{place}", manifest)
 
 
 class World:
