@@ -27,7 +27,11 @@ class Space:
         self.spec = spec
         self._ledgers: dict[Family, list[Ledger]] = {family: [] for family in FAMILIES}
         self._outside = Overlaps()
+        self._widest: dict[Family, int] = {}
         for given in spec.ranges:
+            self._widest[given.cidr.family] = min(
+                given.mask, *given.wider, self._widest.get(given.cidr.family, given.mask)
+            )
             ledgers = self._ledgers[given.cidr.family]
             for earlier in ledgers:
                 if earlier.cidr.overlaps(given.cidr):
@@ -45,6 +49,10 @@ class Space:
     def touches(self, cidr: Cidr) -> bool:
         """Whether a configured range shares an address with it."""
         return any(True for _ in self._reached(cidr))
+
+    def excess(self, cidr: Cidr) -> int:
+        """By how many bits it is wider than the widest block of its family; without ranges, than a single address."""
+        return max(0, self._widest.get(cidr.family, cidr.bits) - cidr.length)
 
     def has_ranges(self, family: Family) -> bool:
         """Whether any range of the family is configured."""

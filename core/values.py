@@ -190,6 +190,8 @@ class Grant(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...] = ()
     preface: str = ""
     """What the mode's status text begins with; then each problem has a line of its own, as in Cilium."""
+    notices: tuple[Problem, ...] = ()
+    """What this grant mends, to be said when it is written and no longer: log and event, never the status."""
 
     @property
     def error(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
 from typing import Generic, Protocol, TypeVar
 
 from omnipam.core.cidr import Cidr
@@ -31,17 +31,16 @@ class Claimant:
         return node.present and not node.ignored and not node.unreadable
 
     @property
-    def precedence(self) -> tuple[bool, float, str]:
-        """Who keeps what two nodes claim: the lesser. First those that we may not write, then the older, then by name."""
-        node = self.node
-        return (not (node.ignored or node.unreadable), node.created, node.name)
+    def age(self) -> tuple[float, str]:
+        """The older first, then by name."""
+        return (self.node.created, self.name)
 
-    def is_unpublished(self, cidr: Cidr) -> bool:
-        """Whether we took this range for it, and no object has shown that yet."""
+    def is_unshown(self, cidr: Cidr) -> bool:
+        """Whether it holds this range, and no object shows that: a fresh one, or one whose object shows it no more."""
         raise NotImplementedError
 
     def holdings(self) -> tuple[Cidr, ...]:
-        """All that it may have to give up to a better claim."""
+        """All that is recorded for it."""
         raise NotImplementedError
 
     def drop(self, cidr: Cidr) -> None:
@@ -64,15 +63,19 @@ class Ground(Protocol):
     def others(self, owner: str, cidr: Cidr) -> list[Claim]:
         """What others hold that shares an address with it, sorted."""
 
+    def excess(self, cidr: Cidr) -> int:
+        """By how many bits it is wider than the widest block that is given there; 0: it could be one."""
+
 
 C = TypeVar("C", bound=Claimant)
 
 
 class Contest(Generic[C]):
-    """The order of claims is decided once, by `Claimant.precedence`: at restore and whenever two objects show the same addresses.
+    """The order of claims is decided once, by `rank`: at restore and whenever two objects show the same addresses.
 
-    A block of ours that no object shows yet always yields to one that an object shows. A range that an object shows is never
-    free: it is its node's, another's with the better claim, or kept from all until the object shows it no more.
+    A block that no object shows always yields to one that an object shows. A range that an object shows is never free: it is its
+    node's, another's with the better claim, or kept from all until the object shows it no more. An object that may not be
+    written cannot be moved: where its claim is the lesser it is recorded beside the better one, whose node stays untouched.
     """
 
     def __init__(self) -> None:
@@ -80,6 +83,7 @@ class Contest(Generic[C]):
         self.moved: set[str] = set()
         """Nodes that gained or lost something by another's doing; whoever reads them takes them out."""
         self._lost = Overlaps()
+        self._freed: deque[tuple[str, Cidr]] = deque()
 
     @property
     def ground(self) -> Ground:
@@ -89,19 +93,25 @@ class Contest(Generic[C]):
         """Nobody has a better claim any more to what its object shows; it is recorded for it already."""
         raise NotImplementedError
 
+    def rank(self, record: C, cidr: Cidr) -> tuple[int, float, str]:
+        """Who keeps what two objects show: the least. A range wider than any block that we give is nobody's grant, so it comes
+        after all that may be one; then the older node, then by name. It follows from objects and pools only: a restart decides the same."""
+        return (self.ground.excess(cidr), *record.age)
+
     def contest(self, record: C) -> None:
         """A node that may be written again gives up what it held only because it could not be."""
-        records: Mapping[str, C] = self.records
         for cidr in record.holdings():
-            for owner, _ in self.ground.others(record.name, cidr):
-                if records[owner].precedence < record.precedence:
-                    self.evict(record, cidr)
-                    break
+            mine = self.rank(record, cidr)
+            others = self.ground.others(record.name, cidr)
+            if any(self.rank(self.records[owner], other) < mine for owner, other in others):
+                self.evict(record, cidr)
 
-    def yield_shared(self, record: C) -> None:
-        """A node whose object is gone gives up what others' objects show, too: those were there first after a restart."""
+    def yield_unshown(self, record: C) -> None:
+        """What a node's object shows no more, and others' objects do, is theirs: after a restart those would be there first."""
         for cidr in record.holdings():
-            if self.ground.others(record.name, cidr):
+            if not record.is_unshown(cidr):
+                continue
+            if self.ground.others(record.name, cidr) or self._lost.overlapping(cidr, but=record.name):
                 record.drop(cidr)
                 self.free(record.name, cidr)
 
@@ -110,41 +120,48 @@ class Contest(Generic[C]):
         conflicts = self.ground.claim(record.name, cidr)
         if not conflicts:
             return True
+        mine = self.rank(record, cidr)
         losers = []
         for owner, other_cidr in conflicts:
             other = self.records[owner]
-            if (
-                not other.is_unpublished(other_cidr)
-                and other.precedence < record.precedence
-                and record.writable
-            ):
+            if other.is_unshown(other_cidr):
+                losers.append((other, other_cidr))
+            elif mine < self.rank(other, other_cidr):
+                if other.writable:
+                    losers.append((other, other_cidr))
+            elif record.writable:
                 return False
-            losers.append((other, other_cidr))
         self.ground.force(record.name, cidr)
         for other, other_cidr in losers:
-            if other.writable or not other.node.present:
-                self.evict(other, other_cidr)
+            self.evict(other, other_cidr)
         return True
 
     def evict(self, record: C, cidr: Cidr) -> None:
         """Takes a range from a node whose claim is the lesser; it gets a fresh block."""
-        published = not record.is_unpublished(cidr)
+        shown = not record.is_unshown(cidr)
         record.drop(cidr)
-        if published and cidr not in record.lost:
+        if shown and cidr not in record.lost:
             self.set_lost(record, (*record.lost, cidr))
         self.free(record.name, cidr)
         self.moved.add(record.name)
 
-    def free(self, name: str, cidr: Cidr) -> None:
-        """Frees a range, except where another object shows it too: that one has it now, or it is kept until it does not."""
-        self.ground.free(name, cidr)
-        losers = [(self.records[owner], lost) for owner, lost in self._lost.overlapping(cidr, but=name)]
-        for loser, lost in sorted(losers, key=lambda one: (one[0].precedence, one[1])):
-            if self.ground.claim(loser.name, lost):
-                continue
-            self.set_lost(loser, tuple(other for other in loser.lost if other != lost))
-            self.regained(loser, lost)
-            self.moved.add(loser.name)
+    def free(self, name: str, *cidrs: Cidr) -> None:
+        """Frees ranges, except where another object shows them too: that one has them now, or they are kept until it does not."""
+        settling = bool(self._freed)  # one frees another: the outermost goes through them all
+        for cidr in cidrs:
+            self.ground.free(name, cidr)
+            self._freed.append((name, cidr))
+        while self._freed and not settling:
+            freed_by, freed = self._freed[0]
+            losers = [
+                (self.records[owner], lost) for owner, lost in self._lost.overlapping(freed, but=freed_by)
+            ]
+            for loser, lost in sorted(losers, key=lambda one: (self.rank(*one), one[1])):
+                if lost in loser.lost and self.win(loser, lost):
+                    self.set_lost(loser, tuple(other for other in loser.lost if other != lost))
+                    self.regained(loser, lost)
+                    self.moved.add(loser.name)
+            self._freed.popleft()
 
     def set_lost(self, record: C, lost: tuple[Cidr, ...]) -> None:
         if lost != record.lost:

@@ -12,7 +12,6 @@ from omnipam.core.errors import Invalid
 from omnipam.core.space import Space
 from omnipam.core.values import (
     DEFAULT_POOL,
-    NOTHING_HELD,
     Capacity,
     Finding,
     Grant,
@@ -24,6 +23,7 @@ from omnipam.core.values import (
 )
 from omnipam.core.waiting import Waiting
 
+from ..findings import in_the_way
 from ..overlap import Overlap
 from .claims import Claims
 from .findings import is_notable, standing
@@ -67,8 +67,8 @@ class ClusterPool:
             elif not entry.owner and entry.until > now:
                 claims.quarantine.add(entry.cidr, entry.until)
                 claims.space.hold_back(entry.cidr)
-        # The better claim first: then none has to be taken away again.
-        for record in sorted((Record(node) for node in nodes), key=lambda record: record.precedence):
+        # The older first: then few have to be taken away again.
+        for record in sorted((Record(node) for node in nodes), key=lambda record: record.age):
             self.seen(record.node, now)
         for name in [name for name in self._orphans if name not in self._records]:
             for cidr in self._orphans.pop(name):  # its machine went away while nobody looked
@@ -85,9 +85,8 @@ class ClusterPool:
                 return
             record = self._records[node.name] = Record(node)
             claims.inherit(record, orphans)
-            if orphans:
-                claims.absent.add(node.name)
-            claims.learn(record, now)
+            if node.present:
+                claims.learn(record, now)
         else:
             before = record.node
             if not node.present:
@@ -96,13 +95,9 @@ class ClusterPool:
                 if not record.blocks:
                     self.gone(node.name, now)  # nothing of it is left
                     return
-                record.node = msgspec.structs.replace(
-                    before, present=False, holds=NOTHING_HELD, version="", uid=""
-                )
             else:
                 if before.present and before.uid != node.uid:
                     claims.vanish(record, now)  # made anew, perhaps without what it had: its pods still run
-                    claims.absent.add(node.name)
                 record.node = node
                 if (
                     before.uid != node.uid
@@ -114,7 +109,7 @@ class ClusterPool:
                     claims.learn(record, now)
                 if record.writable and (before.ignored or before.unreadable):
                     claims.contest(record)
-        claims.note_absence(record)
+        claims.note_apart(record)
         self._overlap.see(record.node)
         self._look_at(record)
 
@@ -157,11 +152,8 @@ class ClusterPool:
             if expected is None:
                 problems.append(Problem("PoolExhausted", "allocator full", HINTS[family]))
             else:
-                reason = (
-                    "all blocks of this family are full" if record.of(family) else "the node has no block"
-                )
                 actions.append(
-                    Planned(TakeBlock(self._space.spec.name, family, expected), f"{family}: {reason}")
+                    Planned(TakeBlock(self._space.spec.name, family, expected), self._why(record, family))
                 )
         if problems and not record.blocks:
             actions = []  # of a new node's families it gets all or none: half of one would serve no dual-stack pod
@@ -180,7 +172,7 @@ class ClusterPool:
                 space.free(record.name, cidr)
             taken = ()
         record.blocks += taken
-        record.unpublished += taken
+        record.fresh += taken
         served = {cidr.family for cidr in taken}
         unserved = tuple(family for family in needs if family not in served)
         record.asked = needs
@@ -209,7 +201,7 @@ class ClusterPool:
         held = Held(grant.blocks, grant.error)
         record.node = msgspec.structs.replace(record.node, version=outcome.version, holds=held)
         self._claims.learn(record, now)
-        self._claims.note_absence(record)
+        self._claims.note_apart(record)
         self._look_at(record)
 
     def wake(self, now: float) -> float | None:
@@ -221,19 +213,17 @@ class ClusterPool:
         record = self._records.get(name)
         if record is None:
             return Grant()
-        return record.grant(self._space.spec.name, self.families, self._space.inside)
+        return record.grant(self.families, self._space)
 
     def node(self, name: str) -> Node | None:
         record = self._records.get(name)
         return None if record is None else record.node
 
     def kept(self) -> tuple[Kept, ...]:
-        quarantine, absent = self._claims.quarantine, self._claims.absent
-        if absent or self._kept_owned or self._kept_of != quarantine.changes:
+        quarantine, apart = self._claims.quarantine, self._claims.apart
+        if apart or self._kept_owned or self._kept_of != quarantine.changes:
             pool = self._space.spec.name
-            owned = [
-                Kept(pool, cidr, owner=name) for name in absent for cidr in self._records[name].unpublished
-            ]
+            owned = [Kept(pool, cidr, owner=name) for name in apart for cidr in self._records[name].apart()]
             kept = tuple(sorted(owned + [Kept(pool, cidr, until=until) for cidr, until in quarantine.ends()]))
             if kept != self._kept:
                 self._kept = kept
@@ -252,6 +242,15 @@ class ClusterPool:
     def _needs(self, record: Record) -> tuple[Family, ...]:
         return record.needs(self.families, self._space.spec.max_blocks)
 
+    def _why(self, record: Record, family: Family) -> str:
+        if record.of(family):
+            return f"{family}: all blocks of this family are full"
+        for cidr in sorted(record.lost):
+            if cidr.family == family:
+                others = in_the_way(self._space.others(record.name, cidr))
+                return f"{family}: the node shows {cidr}, and {others or 'another node does, too'}"
+        return f"{family}: the node has no block"
+
     def _look_at(self, record: Record) -> None:
         """Puts the node where its state belongs: due, waiting, stale, or none of them. And those that it moved."""
         if self._restored:
@@ -265,6 +264,8 @@ class ClusterPool:
 
     def _place(self, record: Record) -> None:
         node, name = record.node, record.name
+        if record.foreign:
+            self._claims.adopt(record)
         (self._notable.add if is_notable(record) else self._notable.discard)(name)
         needs = self._needs(record)
         if needs:

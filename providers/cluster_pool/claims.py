@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from omnipam.core.cidr import Cidr, Family
 from omnipam.core.quarantine import Quarantine
 from omnipam.core.space import Space
-from omnipam.core.values import PoolSpec
+from omnipam.core.values import NOTHING_HELD, PoolSpec
 
 from ..contest import Contest
 from .record import Record
@@ -21,41 +23,44 @@ class Claims(Contest[Record]):
         self.families = families
         self.space = Space(PoolSpec())
         self.quarantine = Quarantine()
-        self.absent: set[str] = set()
-        """Nodes whose object is missing while their machine is there, or was, and does not show again what they have."""
+        self.apart: set[str] = set()
+        """Nodes whose object does not show a block that it has shown: it is missing, or made anew, or a hand took it out."""
 
     @property
     def ground(self) -> Space:
         return self.space
 
     def regained(self, record: Record, cidr: Cidr) -> None:
-        if self._is_ours(cidr) and not record.of(cidr.family):
-            record.blocks += (cidr,)
-        else:
+        if cidr in record.node.agent.released or any(own in record.fresh for own in record.of(cidr.family)):
             record.leaving += (cidr,)
+        else:
+            self._file(record, cidr)
 
     # -- what an object shows
 
     def learn(self, record: Record, now: float) -> None:
         """Takes in what the node's object shows."""
         node = record.node
-        shown = tuple(block.cidr for block in node.holds.blocks)
+        shown = record.shown
         self._drop_unshown(record, shown, now)
-        record.unpublished = tuple(cidr for cidr in record.unpublished if cidr not in shown)
+        record.fresh = tuple(cidr for cidr in record.fresh if cidr not in shown)
+        if record.apart():
+            self.yield_unshown(record)
         for cidr in shown:
             if cidr in record.blocks:
                 if not self._is_ours(cidr):
                     record.blocks = tuple(own for own in record.blocks if own != cidr)
                     record.foreign += (cidr,)
             elif cidr not in record.foreign and cidr not in record.leaving:
-                self._admit(record, cidr, shown, now)
+                self._admit(record, cidr, now)
         if node.ignored:
             # It will not be taken out of the object, so it is what a restart takes it for.
             stays = tuple(cidr for cidr in record.leaving if cidr in shown and not self._is_ours(cidr))
             record.leaving = tuple(cidr for cidr in record.leaving if cidr not in stays)
             record.foreign += stays
-            for cidr in [cidr for cidr in record.blocks if cidr not in shown]:
-                record.drop(cidr)  # it will never be written
+        if not record.writable:
+            for cidr in record.fresh:
+                record.drop(cidr)  # no write of it can arrive any more
                 self._give_back(record.name, cidr, now)
         for cidr in node.agent.released:
             if cidr in record.blocks or cidr in record.foreign:
@@ -65,43 +70,53 @@ class Claims(Contest[Record]):
                 else:
                     self._give_back(record.name, cidr, now)
 
+    def adopt(self, record: Record) -> None:
+        """What stood in place of a block that is no more the node's is its own now, if it is of the pool."""
+        served = {cidr.family for cidr in record.blocks}
+        adopted = [cidr for cidr in record.foreign if cidr.family not in served and self._is_ours(cidr)]
+        record.blocks += tuple(adopted)
+        record.foreign = tuple(cidr for cidr in record.foreign if cidr not in adopted)
+
     def inherit(self, record: Record, cidrs: Iterable[Cidr]) -> None:
-        """Gives a node what was kept for its name while its object was missing, unless somebody has it."""
+        """Gives a node what was kept for its name while its object did not show it, unless somebody has it."""
         for cidr in sorted(cidrs):
             if not self.space.claim(record.name, cidr):
                 record.blocks += (cidr,)
-                record.unpublished += (cidr,)
 
-    def note_absence(self, record: Record) -> None:
-        """Brings `absent` up to date after the node was seen or written."""
-        if not record.node.present:
-            self.absent.add(record.name)
-        elif not record.unpublished:
-            self.absent.discard(record.name)
+    def note_apart(self, record: Record) -> None:
+        """Brings `apart` up to date after the node was seen or written."""
+        if record.apart():
+            self.apart.add(record.name)
+        else:
+            self.apart.discard(record.name)
 
     def vanish(self, record: Record, now: float) -> None:
-        """Its object is gone and its machine is not: what the object showed last stays with the name, since its pods run."""
-        shown = [block.cidr for block in record.node.holds.blocks]
-        kept = [cidr for cidr in shown if cidr in record.blocks or cidr in record.foreign]
+        """Its object is gone and its machine is not: what it has shown stays with the name, since its pods run."""
+        shown, apart = record.shown, record.apart()
+        kept = [cidr for cidr in shown if cidr in record.blocks or cidr in record.foreign] + apart
         families = {cidr.family for cidr in kept}
-        kept += [cidr for cidr in record.blocks if cidr not in shown and cidr.family not in families]
-        dropped = [cidr for cidr in (*record.blocks, *record.foreign, *record.leaving) if cidr not in kept]
-        record.blocks = record.unpublished = tuple(kept)
-        record.foreign = record.leaving = ()
+        kept += [cidr for cidr in record.fresh if cidr.family not in families]  # its write may have arrived
+        dropped = [cidr for cidr in record.holdings() if cidr not in kept]
+        record.node = msgspec.structs.replace(
+            record.node, present=False, holds=NOTHING_HELD, version="", uid=""
+        )
+        record.blocks = tuple(sorted(kept))
+        record.fresh = record.foreign = record.leaving = ()
         self.set_lost(record, ())
         for cidr in dropped:
             self._give_back(record.name, cidr, now)
-        self.yield_shared(record)
+        self.yield_unshown(record)
 
     def leave(self, name: str, now: float) -> Record | None:
         """The node is no more: all that it had goes back."""
         record = self.records.pop(name, None)
         self.moved.discard(name)
-        self.absent.discard(name)
+        self.apart.discard(name)
         if record is not None:
             self.set_lost(record, ())
-            for cidr in (*record.blocks, *record.foreign, *record.leaving):
-                self._give_back(name, cidr, now)
+            self.free(name, *record.holdings())
+            for cidr in record.holdings():
+                self.set_aside(cidr, now)
         return record
 
     # -- the pool
@@ -112,37 +127,36 @@ class Claims(Contest[Record]):
         for cidr in self.quarantine:
             space.hold_back(cidr)
         self.space = space
-        unplaced = []
-        for record in sorted(self.records.values(), key=lambda record: record.precedence):
-            unplaced += [(record.name, cidr) for cidr in self._reclassify(record)]
-        for name, cidr in unplaced:
-            self._give_back(name, cidr, now)
         for record in self.records.values():
+            self._reclassify(record)
+        for record in sorted(self.records.values(), key=lambda record: record.age):
             if record.node.present:
                 self.learn(record, now)
+            if not record.writable:
+                for cidr in record.holdings():
+                    self.win(record, cidr)  # which claim is the better one depends on the pool
+            self.note_apart(record)
 
-    def _reclassify(self, record: Record) -> list[Cidr]:
-        """Sorts a node's ranges anew. Answers those that it has no more."""
-        shown = [block.cidr for block in record.node.holds.blocks]
-        present = record.node.present
-        own, foreign, dropped, leaving = [], [], [], list(record.leaving)
+    def _reclassify(self, record: Record) -> None:
+        """Sorts a node's ranges anew."""
+        apart, shown = record.apart(), record.shown
+        own, foreign, leaving = [], [], list(record.leaving)
         for cidr in record.blocks:
-            if self._is_ours(cidr) or not present:
+            if self._is_ours(cidr) or cidr in apart:
                 own.append(cidr)
             elif cidr in shown:
                 foreign.append(cidr)
-            elif cidr in record.unpublished:
-                leaving.append(cidr)  # simply another one; but it may be on its way into the object
             else:
-                dropped.append(cidr)
+                leaving.append(
+                    cidr
+                )  # it is fresh: simply another one; but it may be on its way into the object
         placed = {cidr.family for cidr in own}
         for cidr in record.foreign:
             (own if self._is_ours(cidr) and cidr.family not in placed else foreign).append(cidr)
-        for cidr in (*own, *foreign, *leaving):
-            self.space.force(record.name, cidr)
         record.blocks, record.foreign, record.leaving = tuple(own), tuple(foreign), tuple(leaving)
-        record.unpublished = tuple(cidr for cidr in record.unpublished if cidr in own)
-        return dropped
+        record.fresh = tuple(cidr for cidr in record.fresh if cidr in own)
+        for cidr in record.holdings():
+            self.space.force(record.name, cidr)
 
     # -- space coming back
 
@@ -174,7 +188,7 @@ class Claims(Contest[Record]):
 
     # -- whose claim wins
 
-    def _admit(self, record: Record, cidr: Cidr, shown: tuple[Cidr, ...], now: float) -> None:
+    def _admit(self, record: Record, cidr: Cidr, now: float) -> None:
         """A range that the object shows and that was not known as this node's."""
         before = record.lost
         self.set_lost(record, tuple(lost for lost in before if lost != cidr))
@@ -182,12 +196,16 @@ class Claims(Contest[Record]):
             self.set_lost(record, before if cidr in before else (*before, cidr))
             return
         own = record.of(cidr.family)
-        if own and all(block in record.unpublished for block in own):
-            for block in own:  # what we took for it is in no object: what its object shows comes first
-                record.drop(block)
+        if all(record.is_unshown(block) for block in own):
+            for block in [block for block in own if block in record.fresh]:
+                record.drop(block)  # nothing runs there: what its object shows comes first
                 self._give_back(record.name, block, now)  # it may have been written all the same
-            own = []
-        replaces = bool(own) and not any(block in shown for block in own)
+        self._file(record, cidr)
+
+    def _file(self, record: Record, cidr: Cidr) -> None:
+        """Its object shows this range, and it is recorded for it: a block of its own, unless it stands in place of one."""
+        own = record.of(cidr.family)
+        replaces = bool(own) and all(record.is_unshown(block) for block in own)
         if replaces or not self._is_ours(cidr):
             record.foreign += (cidr,)
         else:

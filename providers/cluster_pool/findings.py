@@ -13,7 +13,7 @@ from .record import Record
 
 def is_notable(record: Record) -> bool:
     """Whether a person should hear of this node."""
-    return bool(record.lost or record.foreign or record.node.unreadable or not record.node.present)
+    return bool(record.lost or record.foreign or not record.writable)
 
 
 def standing(records: Iterable[Record], space: Space) -> list[Finding]:
@@ -21,13 +21,35 @@ def standing(records: Iterable[Record], space: Space) -> list[Finding]:
     found: list[Finding] = []
     for record in records:
         found += of_node(record, record.blocks, space)
-        found += [
-            Finding(
-                "OutsidePool",
-                (f"CIDR/{cidr}", f"CiliumNode/{record.name}"),
-                f"node {record.name} holds {cidr}, which is not the pool's to give: see the node's status",
-                "replace the node, or add the range to the pool",
+        if record.node.ignored and (apart := record.apart()):
+            listed = ", ".join(map(str, apart))
+            found.append(
+                Finding(
+                    "BlockNotShown",
+                    (f"CiliumNode/{record.name}",),
+                    f"node {record.name} was granted {listed}, its object does not show it any more, and is ignored: it stays with the node",
+                    "if no pod of it uses those addresses, delete the node's object and its Node to give them back",
+                )
             )
-            for cidr in record.foreign
-        ]
+        for cidr in record.foreign:
+            replaced = [str(own) for own in record.apart() if own.family == cidr.family]
+            objects = (f"CIDR/{cidr}", f"CiliumNode/{record.name}")
+            if replaced:
+                found.append(
+                    Finding(
+                        "CIDRReplaced",
+                        objects,
+                        f"node {record.name} shows {cidr} in place of {', '.join(replaced)}, which it was granted; both stay with it",
+                        "put the granted one back into spec.ipam.podCIDRs, or replace the node",
+                    )
+                )
+            elif not space.inside(cidr):
+                found.append(
+                    Finding(
+                        "OutsidePool",
+                        objects,
+                        f"node {record.name} holds {cidr}, which is in no range of the pool; it stays with the node",
+                        f"replace the node, or add the range to cluster-pool-{cidr.family}-cidr",
+                    )
+                )
     return found

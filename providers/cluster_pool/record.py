@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from omnipam.core.cidr import FAMILIES, Cidr, Family
+from omnipam.core.space import Space
 from omnipam.core.values import Block, Grant, Node, Problem
 
 from ..contest import Claimant
+from ..findings import already_allocated, moved
 
 HINTS = {
     "ipv4": "add a range to cluster-pool-ipv4-cidr, or delete nodes that are no more; it is served as soon as space appears",
@@ -18,32 +20,42 @@ HINTS = {
 class Record(Claimant):
     """One node. Every CIDR in `blocks`, `foreign` and `leaving` is recorded in the space under the node's name.
 
-    blocks: its own, in the order in which they were granted. unpublished: those that no object has shown yet.
+    blocks: its own, in the order in which they were granted. fresh: those that no object has ever shown, so nothing runs there.
     foreign: shown by its object but not ours to give: out of every range, or in place of what we gave.
     leaving: ours no more, since the agent gave them up, but still in the object: kept from others until it is gone there.
     asked: the needs that were last planned for. short: those of them for which there was no space then.
     """
 
-    __slots__ = ("asked", "blocks", "foreign", "leaving", "short", "unpublished")
+    __slots__ = ("asked", "blocks", "foreign", "fresh", "leaving", "short")
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self.blocks: tuple[Cidr, ...] = ()
-        self.unpublished: tuple[Cidr, ...] = ()
+        self.fresh: tuple[Cidr, ...] = ()
         self.foreign: tuple[Cidr, ...] = ()
         self.leaving: tuple[Cidr, ...] = ()
         self.asked: tuple[Family, ...] = ()
         self.short: tuple[Family, ...] = ()
 
-    def is_unpublished(self, cidr: Cidr) -> bool:
-        return cidr in self.unpublished
+    @property
+    def shown(self) -> tuple[Cidr, ...]:
+        """What its object shows."""
+        return tuple(block.cidr for block in self.node.holds.blocks)
+
+    def is_unshown(self, cidr: Cidr) -> bool:
+        return cidr not in self.shown
+
+    def apart(self) -> list[Cidr]:
+        """Its blocks that its object has shown and shows no more: pods may run there, and only we know of them."""
+        shown = self.shown
+        return [cidr for cidr in self.blocks if cidr not in shown and cidr not in self.fresh]
 
     def holdings(self) -> tuple[Cidr, ...]:
-        return (*self.blocks, *self.foreign)
+        return (*self.blocks, *self.foreign, *self.leaving)
 
     def drop(self, cidr: Cidr) -> None:
         self.blocks = tuple(own for own in self.blocks if own != cidr)
-        self.unpublished = tuple(own for own in self.unpublished if own != cidr)
+        self.fresh = tuple(own for own in self.fresh if own != cidr)
         self.foreign = tuple(own for own in self.foreign if own != cidr)
         self.leaving = tuple(own for own in self.leaving if own != cidr)
 
@@ -74,9 +86,9 @@ class Record(Claimant):
         """What the agent still calls released. A block that it was given now could be the very same, and be taken for released."""
         return [cidr for cidr in self.node.agent.released if cidr.family in families]
 
-    def grant(self, pool: str, families: Iterable[Family], inside: Callable[[Cidr], bool]) -> Grant:
+    def grant(self, families: Iterable[Family], space: Space) -> Grant:
         """What its object should say: its own blocks, IPv4 first, and whatever of others' making is not ours to touch."""
-        shown = tuple(block.cidr for block in self.node.holds.blocks)
+        shown = self.shown
         if not self.node.present:
             shown = self.blocks
         elif self.writable and shown != self.blocks:
@@ -86,28 +98,24 @@ class Record(Claimant):
             kept += [
                 cidr
                 for cidr in self.blocks
-                if cidr not in shown and (cidr in self.unpublished or cidr.family not in replaced)
+                if cidr not in shown and (cidr in self.fresh or cidr.family not in replaced)
             ]
             shown = tuple(sorted(kept, key=_by_family))
-        blocks = tuple(Block(pool, cidr) for cidr in shown)
+        blocks = tuple(Block(space.spec.name, cidr) for cidr in shown)
         if blocks == self.node.holds.blocks:
             blocks = self.node.holds.blocks
-        return Grant(blocks, self.problems(families, inside))
+        return Grant(blocks, self.problems(families, space), notices=moved(self, space))
 
-    def problems(self, families: Iterable[Family], inside: Callable[[Cidr], bool]) -> tuple[Problem, ...]:
+    def problems(self, families: Iterable[Family], space: Space) -> tuple[Problem, ...]:
         """Its unmet demand, in Cilium's words."""
         found = list(self.node.unreadable)
         found += [
-            Problem(
-                "AlreadyAllocated",
-                f"requested CIDR ({cidr}) is already allocated",
-                "another node has the older claim; a fresh block follows as soon as there is one",
-            )
+            already_allocated(self, cidr, space, "a fresh block follows as soon as there is one")
             for cidr in sorted(self.lost)
             if not self.of(cidr.family)
         ]
         if self.foreign:
-            found += _foreign_problems(self, tuple(families), inside)
+            found += _foreign_problems(self, tuple(families), space)
         found += [Problem("PoolExhausted", "allocator full", HINTS[family]) for family in self.short]
         if self.node.agent.released and self.writable:
             found += [
@@ -126,11 +134,9 @@ def _by_family(cidr: Cidr) -> int:
     return cidr.bits
 
 
-def _foreign_problems(
-    record: Record, families: tuple[Family, ...], inside: Callable[[Cidr], bool]
-) -> list[Problem]:
+def _foreign_problems(record: Record, families: tuple[Family, ...], space: Space) -> list[Problem]:
     found = []
-    shown = [block.cidr for block in record.node.holds.blocks]
+    shown = record.shown
     for family in FAMILIES:
         foreign = [cidr for cidr in shown if cidr in record.foreign and cidr.family == family]
         if not foreign:
@@ -146,6 +152,8 @@ def _foreign_problems(
                 )
             )
         elif missing := [cidr for cidr in record.of(family) if cidr not in shown]:
+            if not record.writable:
+                continue  # its list is put right once it may be written; which of the ranges replaced the other is not known
             granted = " ".join(map(str, missing))
             found.append(
                 Problem(
@@ -162,6 +170,6 @@ def _foreign_problems(
                     f"the node keeps it; replace the node, or add the range to cluster-pool-{family}-cidr",
                 )
                 for cidr in foreign
-                if not inside(cidr)
+                if not space.inside(cidr)
             ]
     return found

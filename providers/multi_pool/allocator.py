@@ -23,6 +23,7 @@ from omnipam.core.values import (
 )
 from omnipam.core.waiting import Waiting
 
+from ..findings import moved
 from ..overlap import Overlap
 from . import demand
 from .claims import Claims, is_same
@@ -66,8 +67,8 @@ class MultiPool:
                 self._orphans.setdefault(entry.owner, []).append(entry)
             elif not entry.owner and entry.until > now:
                 claims.quarantine_until(entry.pool, entry.cidr, entry.until)
-        # The better claim first: then none has to be taken away again.
-        for record in sorted((Record(node) for node in nodes), key=lambda record: record.precedence):
+        # The older first: then few have to be taken away again.
+        for record in sorted((Record(node) for node in nodes), key=lambda record: record.age):
             self.seen(record.node, now)
         for name in [name for name in self._orphans if name not in self._records]:
             for entry in self._orphans.pop(name):  # its machine went away while nobody looked
@@ -294,7 +295,7 @@ class MultiPool:
             if not is_same(granted, holds.blocks):
                 blocks = tuple(sorted(granted, key=lambda block: (block.pool, block.cidr)))
         problems = self._problems(record)
-        return Grant(blocks, problems, PREFACE)
+        return Grant(blocks, problems, PREFACE, moved(record, self._pools))
 
     def _problems(self, record: Record) -> tuple[Problem, ...]:
         found = list(record.node.unreadable)

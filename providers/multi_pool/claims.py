@@ -49,7 +49,7 @@ class Claims(Contest[Record]):
             else:
                 self._admit(record, cidr, pool)
         for cidr in record.taken:
-            unwritable = node.ignored and record.name not in self.absent
+            unwritable = not record.writable and record.name not in self.absent
             if unwritable or (newer and self.is_withheld(record, cidr)):
                 self._return(record, cidr, now)  # it will never be written, and nothing runs there
 
@@ -74,7 +74,7 @@ class Claims(Contest[Record]):
         record.taken = frozenset(record.blocks)
         record.past = ()
         self.set_lost(record, ())
-        self.yield_shared(record)
+        self.yield_unshown(record)
         if record.blocks:
             self.absent.add(record.name)
 
@@ -92,8 +92,9 @@ class Claims(Contest[Record]):
         self.absent.discard(name)
         if record is not None:
             self.set_lost(record, ())
-            for cidr in record.holdings():
-                self._return(record, cidr, now)
+            self.free(name, *record.blocks)
+            for cidr, pool in record.blocks.items():
+                self.set_aside(pool, cidr, now)
         return record
 
     def regained(self, record: Record, cidr: Cidr) -> None:

@@ -37,8 +37,7 @@ def is_notable(record: Record, pools: Pools) -> bool:
     node = record.node
     return bool(
         record.lost
-        or node.unreadable
-        or not node.present
+        or not record.writable
         or (node.default_pool and node.default_pool not in pools)
         or any(not pools.inside(pool, cidr) for cidr, pool in record.blocks.items())
     )

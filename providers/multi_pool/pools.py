@@ -101,6 +101,9 @@ class Pools:
         found = {claim for space in self._places(cidr) for claim in space.others(owner, cidr)}
         return sorted(found, key=lambda claim: (claim[1], claim[0]))
 
+    def excess(self, cidr: Cidr) -> int:
+        return min(space.excess(cidr) for space in self._places(cidr))
+
     # -- quarantine
 
     def hold_back(self, cidr: Cidr) -> None:

@@ -33,7 +33,7 @@ class Record(Claimant):
         self.short: tuple[Need, ...] = ()
         self.past: tuple[str, ...] = ()
 
-    def is_unpublished(self, cidr: Cidr) -> bool:
+    def is_unshown(self, cidr: Cidr) -> bool:
         return cidr in self.taken
 
     def holdings(self) -> tuple[Cidr, ...]:

@@ -21,26 +21,27 @@ class Telling:
 
     def concerns(self, node: Node, grant: Grant) -> bool:
         """Whether there may be anything to say; cheap, for the nodes that want for nothing."""
-        return bool(grant.problems or node.holds.error or node.name in self._told)
+        return bool(grant.problems or grant.notices or node.holds.error or node.name in self._told)
 
     def news(self, node: Node, grant: Grant) -> list[Problem]:
         """Logs and counts what is new about a node, or that it is over. Answers what is to be reported: the first of each
         reason, for one object can have hundreds of one kind."""
         before = self._told.get(node.name)
+        problems = (*grant.problems, *grant.notices)
         if before is None:
-            if grant.error == node.holds.error:
+            if grant.error == node.holds.error and not grant.notices:
                 return []  # whoever wrote it has said so
             before = ()
-        elif before == grant.problems:
+        elif before == problems:
             return []
-        if not grant.problems:
+        if not problems:
             self.forget(node.name)
             was = node.holds.error or "; ".join(map(str, before))
             self._log.info("recovered", node=node.name, was=was)
             return []
-        self._told[node.name] = grant.problems
+        self._told[node.name] = problems
         new: dict[str, list[Problem]] = {}
-        for problem in grant.problems:
+        for problem in problems:
             if problem not in before:
                 new.setdefault(problem.reason, []).append(problem)
         for reason, problems in new.items():

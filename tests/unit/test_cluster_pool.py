@@ -352,11 +352,17 @@ def test_an_ignored_node_is_occupied_and_never_written() -> None:
     assert operator.has("a") == ["10.0.2.0/24"]
 
 
-def test_an_ignored_node_keeps_nothing_that_it_does_not_show() -> None:
+def test_an_ignored_node_keeps_what_it_was_granted_though_it_shows_it_no_more() -> None:
     operator = Operator("10.0.0.0/24 24")
     operator.add("a")
     operator.store.change("a", ignored=True, blocks=[])
     operator.add("b")
+    assert operator.has("b") == []
+    assert [finding.reason for finding in operator.allocator.findings()] == ["BlockNotShown"]
+    operator.restart()
+    assert operator.has("b") == []
+    operator.store.remove("a")
+    operator.turn()
     assert operator.has("b") == ["10.0.0.0/24"]
 
 
@@ -756,3 +762,129 @@ def test_a_drained_block_that_the_agent_gives_up_leaves_the_object() -> None:
     assert operator.has("a") == []
     operator.report("a")
     assert operator.has("a") == ["10.1.0.0/24"]
+
+
+# -- a claim that is nobody's grant: wider than any block, or of an object that may not be written
+
+
+WIDE = "10.1.0.0/16"
+FROZEN = {
+    "ignored": {"ignored": True},
+    "malformed": {"unreadable": [BROKEN]},
+}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("frozen", [None, *FROZEN])
+@pytest.mark.parametrize("older", [True, False])
+def test_a_wide_claim_touches_nobody_who_has_a_block_in_it(
+    frozen: str | None, older: bool, restarts: bool
+) -> None:
+    operator = Operator("10.1.0.0/16 24", "10.2.0.0/16 24")
+    if older:
+        operator.store.add("typo")
+        operator.store.change("typo", ignored=True)
+    operator.add("a", "b", "c")
+    if not older:
+        operator.store.add("typo")
+    operator.store.change("typo", ignored=False)
+    if frozen:
+        operator.store.change("typo", **FROZEN[frozen])  # type: ignore[arg-type]  # test shorthand
+    writes = len(operator.store.writes)
+    operator.store.change("typo", blocks=[parse(WIDE)])
+    (operator.restart if restarts else operator.turn)()
+    assert [operator.has(name) for name in "abc"] == [["10.1.0.0/24"], ["10.1.1.0/24"], ["10.1.2.0/24"]]
+    assert {write.name for write in operator.store.writes[writes:]} <= {"typo"}
+    operator.add("d")
+    if frozen is None:
+        assert operator.has("typo") == ["10.1.3.0/24"]
+        assert operator.has("d") == ["10.1.4.0/24"]
+        assert operator.reasons() == []
+    else:
+        assert operator.has("typo") == [WIDE]
+        assert operator.has("d") == ["10.2.0.0/24"], "what an object shows is not given to others"
+        (found,) = [each for each in operator.allocator.findings() if each.reason == "CIDRClaimedTwice"]
+        assert found.text == (
+            f"node typo shows {WIDE}, and node a has 10.1.0.0/24, node b has 10.1.1.0/24, node c has 10.1.2.0/24"
+        )
+
+
+@pytest.mark.parametrize("frozen", list(FROZEN))
+def test_a_later_claim_of_an_object_that_may_not_be_written_moves_nobody(frozen: str) -> None:
+    operator = Operator(TEN)
+    operator.add("a", "typo")
+    operator.store.change("typo", blocks=[parse("10.0.0.0/24")], **FROZEN[frozen])  # type: ignore[arg-type]  # test shorthand
+    for act in (operator.turn, operator.restart):
+        act()
+        assert (operator.has("a"), operator.has("typo")) == (["10.0.0.0/24"], ["10.0.0.0/24"])
+        assert "CIDRClaimedTwice" in operator.reasons()
+    operator.store.change("typo", ignored=False, unreadable=[])
+    operator.turn()
+    assert (operator.has("a"), operator.has("typo")) == (["10.0.0.0/24"], ["10.0.1.0/24"])
+    assert operator.reasons() == []
+
+
+def test_a_wide_claim_over_a_drained_range_moves_nobody() -> None:
+    operator = Operator("10.1.0.0/16 24")
+    operator.store.add("typo")
+    operator.store.change("typo", ignored=True)
+    operator.add("a", "b")
+    operator.pool("10.2.0.0/16 24")
+    operator.write("typo", WIDE)
+    assert [operator.has(name) for name in "ab"] == [["10.1.0.0/24"], ["10.1.1.0/24"]]
+
+
+def test_a_block_lost_to_the_older_claim_is_said_once_with_the_right_reason() -> None:
+    operator = Operator(TEN)
+    operator.add("old", "young")
+    operator.store.change("old", blocks=[parse("10.0.0.0/24"), parse("10.0.1.0/24")])
+    operator.store.deliver(operator.drive)
+    (plan,) = operator.drive.plan(operator.clock.now())
+    assert [planned.reason for planned in plan.actions] == [
+        "ipv4: the node shows 10.0.1.0/24, and node old has 10.0.1.0/24"
+    ]
+    (notice,) = operator.allocator.grant("young").notices
+    assert (notice.reason, notice.text) == (
+        "AlreadyAllocated",
+        "requested CIDR (10.0.1.0/24) is already allocated",
+    )
+    assert "node old has 10.0.1.0/24" in notice.hint
+    operator.turn()
+    assert operator.has("young") == ["10.0.2.0/24"]
+    assert operator.error("young") == ""
+    assert operator.allocator.grant("young").notices == ()
+
+
+# -- what an object shows no more
+
+
+def test_a_block_that_was_replaced_stays_with_its_node_over_a_restart() -> None:
+    operator = Operator("10.0.0.0/23 24")
+    operator.add("a")
+    operator.write("a", "10.0.1.0/24")
+    said = operator.error("a")
+    assert "conflict with requested CIDRs [10.0.1.0/24]" in said
+    assert operator.reasons() == ["CIDRReplaced"]
+    operator.restart()
+    operator.add("b")
+    assert operator.has("b") == []
+    assert (operator.has("a"), operator.error("a")) == (["10.0.1.0/24"], said)
+    operator.write("a", "10.0.0.0/24")
+    assert operator.error("a") == ""
+    assert operator.store.kept == ()
+    assert operator.has("b") == ["10.0.1.0/24"]
+
+
+def test_a_node_whose_object_was_made_anew_with_another_block_keeps_the_one_that_runs() -> None:
+    operator = Operator("10.0.0.0/22 24")
+    operator.add("a", "b")
+    operator.store.remove("a")
+    operator.turn()
+    operator.store.remove_object("b")
+    operator.turn()
+    operator.add("b", blocks=["10.0.0.0/24"], machine=False)
+    operator.restart()
+    operator.add("c", "d", "e")
+    given = [cidr for name in "cde" for cidr in operator.has(name)]
+    assert "10.0.1.0/24" not in given
+    assert operator.has("b") == ["10.0.0.0/24"]

@@ -242,6 +242,21 @@ def test_of_two_claims_the_older_node_s_stays() -> None:
     assert world.findings() == set()
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_range_wider_than_any_block_takes_nothing_from_anybody(ignored: bool) -> None:
+    world = World(pool("mars", "10.0.0.0/24 28"))
+    world.see("typo", ignored=True)
+    world.see("a", demand=asks(mars_ipv4=14))
+    world.see("b", demand=asks(mars_ipv4=14))
+    world.see("typo", ignored=ignored, demand=asks(mars_ipv4=1), holds=Held(hand("mars 10.0.0.0/25")))
+    world.settle()
+    assert (world.has("a"), world.has("b")) == (["mars 10.0.0.0/28"], ["mars 10.0.0.16/28"])
+    assert world.has("typo") == (["mars 10.0.0.0/25"] if ignored else ["mars 10.0.0.32/28"])
+    assert world.findings() == ({"CIDRClaimedTwice"} if ignored else set())
+    world.see("c", demand=asks(mars_ipv4=14))
+    assert world.has("c") == (["mars 10.0.0.128/28"] if ignored else ["mars 10.0.0.48/28"])
+
+
 def test_one_block_under_two_names_counts_once() -> None:
     world = World(pool("mars", "10.0.0.0/24 28"), pool("moon", "10.1.0.0/24 28"))
     world.see("a", demand=asks(moon_ipv4=1), holds=Held(hand("mars 10.0.0.0/28", "moon 10.0.0.0/28")))
