@@ -221,7 +221,7 @@ class PoolCapacity(msgspec.Struct, frozen=True):
 
 
 class Capacity(msgspec.Struct, frozen=True):
-    """What there is, what is used, and how many nodes wait for space."""
+    """What there is, what is used, and how many nodes lack what they should have: there is no space, or their object cannot be read."""
 
     pools: tuple[PoolCapacity, ...] = ()
     nodes: int = 0

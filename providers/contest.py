@@ -31,6 +31,12 @@ class Claimant:
         return node.present and not node.ignored and not node.unreadable
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether it has nothing and gets nothing, because its object cannot be read."""
+        node = self.node
+        return bool(node.present and node.unreadable and not node.ignored and not self.holdings())
+
+    @property
     def age(self) -> tuple[float, str]:
         """The older first, then by name."""
         return (self.node.created, self.name)

@@ -154,7 +154,9 @@ class Metrics:
             yield total
         yield GaugeMetricFamily("omnipam_nodes", "Nodes known", value=capacity.nodes)
         yield GaugeMetricFamily(
-            "omnipam_nodes_unserved", "Nodes that wait for space", value=capacity.unserved
+            "omnipam_nodes_unserved",
+            "Nodes that lack what they should have: there is no space, or their object cannot be read",
+            value=capacity.unserved,
         )
         findings = Counter(finding.reason for finding in self._findings())
         family = GaugeMetricFamily("omnipam_findings", "Findings that stand, by reason", labels=("reason",))

@@ -49,6 +49,7 @@ class ClusterPool:
         )  # the quarantine's changes that it shows; whether a node is in it
         self._overlap = Overlap(settings.services, "cluster-pool-reserved")
         self._notable: set[str] = set()
+        self._stuck: set[str] = set()
 
     @property
     def _space(self) -> Space:
@@ -117,6 +118,7 @@ class ClusterPool:
         self._waiting.discard(name)
         self._due.discard(name)
         self._notable.discard(name)
+        self._stuck.discard(name)
         if self._claims.leave(name, now) is not None:
             self._look_at_moved()
 
@@ -235,7 +237,7 @@ class ClusterPool:
         return tuple(sorted([*self._overlap.found, *standing(notable, self._space)]))
 
     def capacity(self) -> Capacity:
-        return Capacity(self._space.capacity(), len(self._records), len(self._waiting))
+        return Capacity(self._space.capacity(), len(self._records), len(self._waiting) + len(self._stuck))
 
     # -- within
 
@@ -267,6 +269,7 @@ class ClusterPool:
         if record.foreign:
             self._claims.adopt(record)
         (self._notable.add if is_notable(record) else self._notable.discard)(name)
+        (self._stuck.add if record.is_stuck else self._stuck.discard)(name)
         needs = self._needs(record)
         if needs:
             if name not in self._waiting or record.asked != needs:

@@ -45,6 +45,7 @@ class MultiPool:
         self._pools = self._claims.pools
         self._waiting: dict[Need, Waiting] = {}
         self._unserved: set[str] = set()
+        self._stuck: set[str] = set()
         self._restored = False
         self._due: set[str] = set()
         self._stale: list[str] = []
@@ -118,6 +119,7 @@ class MultiPool:
             self._unwait(record)
             self._due.discard(name)
             self._notable.discard(name)
+            self._stuck.discard(name)
             self._look_at_moved()
 
     def pools(self, specs: Iterable[PoolSpec], now: float) -> None:
@@ -267,7 +269,9 @@ class MultiPool:
         return tuple(sorted([*self._overlap.found, *self._refused, *standing(notable, self._pools)]))
 
     def capacity(self) -> Capacity:
-        return Capacity(capacities(self._records, self._pools), len(self._records), len(self._unserved))
+        return Capacity(
+            capacities(self._records, self._pools), len(self._records), len(self._unserved) + len(self._stuck)
+        )
 
     # -- within
 
@@ -329,6 +333,8 @@ class MultiPool:
     def _place(self, record: Record) -> None:
         name = record.name
         (self._notable.add if is_notable(record, self._pools) else self._notable.discard)(name)
+        stuck = record.is_stuck and bool(record.node.demand)
+        (self._stuck.add if stuck else self._stuck.discard)(name)
         wants = self._wanted(record)
         if not wants:
             self._unwait(record)

@@ -375,6 +375,7 @@ def test_a_malformed_node_gets_nothing_until_it_is_readable() -> None:
     operator.add("b")
     assert operator.has("a") == ["10.0.0.0/24"]
     assert operator.has("empty") == []
+    assert operator.allocator.capacity().unserved == 1, "empty"
     assert operator.has("b") == ["10.0.1.0/24"]
     assert operator.error("a") == str(BROKEN)
     assert operator.reasons() == ["Unreadable", "Unreadable"]
