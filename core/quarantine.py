@@ -24,6 +24,13 @@ class Quarantine:
             self.changes += 1
             heapq.heappush(self._heap, (until, cidr))
 
+    def shorten(self, cidr: Cidr, until: float) -> None:
+        """No range waits longer than its pool says now."""
+        if until < self._until.get(cidr, 0.0):
+            self._until[cidr] = until
+            self.changes += 1
+            heapq.heappush(self._heap, (until, cidr))
+
     def expired(self, now: float) -> list[Cidr]:
         """Takes out those whose time has come, in order."""
         ended = []

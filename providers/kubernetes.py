@@ -250,7 +250,9 @@ class KubernetesMode:
             ]
         if node.name in self._late:
             found += [
-                Problem("NoPodCIDR", f"the Node has no {family} pod CIDR", WANTED[family])
+                Problem(
+                    "NoPodCIDR", f"no {family} pod CIDR: the Node has none, or is not there", WANTED[family]
+                )
                 for family in self.families
                 if not any(cidr.family == family for cidr in uses)
             ]

@@ -66,7 +66,8 @@ class ClusterPool:
             if entry.owner and entry.owner not in self._records:
                 self._orphans.setdefault(entry.owner, []).append(entry.cidr)
             elif not entry.owner and entry.until > now:
-                claims.quarantine.add(entry.cidr, entry.until)
+                longest = now + claims.space.spec.quarantine_s
+                claims.quarantine.add(entry.cidr, min(entry.until, longest))
                 claims.space.hold_back(entry.cidr)
         # The older first: then few have to be taken away again.
         for record in sorted((Record(node) for node in nodes), key=lambda record: record.age):

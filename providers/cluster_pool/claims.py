@@ -126,6 +126,7 @@ class Claims(Contest[Record]):
         space.resume_cursors(self.space)
         for cidr in self.quarantine:
             space.hold_back(cidr)
+            self.quarantine.shorten(cidr, now + space.spec.quarantine_s)
         self.space = space
         for record in self.records.values():
             self._reclassify(record)

@@ -92,7 +92,7 @@ class Record(Claimant):
         if not self.node.present:
             shown = self.blocks
         elif self.writable and shown != self.blocks:
-            kept = [cidr for cidr in shown if cidr in self.blocks or cidr in self.foreign]
+            kept = [cidr for cidr in dict.fromkeys(shown) if cidr in self.blocks or cidr in self.foreign]
             replaced = {cidr.family for cidr in self.foreign}
             # A list that shrank is written back; one that was replaced is left alone, and said so.
             kept += [
@@ -154,7 +154,7 @@ def _foreign_problems(record: Record, families: tuple[Family, ...], space: Space
         elif missing := [cidr for cidr in record.of(family) if cidr not in shown]:
             if not record.writable:
                 continue  # its list is put right once it may be written; which of the ranges replaced the other is not known
-            granted = " ".join(map(str, missing))
+            granted = " ".join(map(str, sorted(missing)))
             found.append(
                 Problem(
                     "CIDRReplaced",

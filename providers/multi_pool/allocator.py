@@ -67,7 +67,9 @@ class MultiPool:
             if entry.owner and entry.owner not in self._records:
                 self._orphans.setdefault(entry.owner, []).append(entry)
             elif not entry.owner and entry.until > now:
-                claims.quarantine_until(entry.pool, entry.cidr, entry.until)
+                spec = claims.pools.specs.get(entry.pool)
+                longest = entry.until if spec is None else now + spec.quarantine_s
+                claims.quarantine_until(entry.pool, entry.cidr, min(entry.until, longest))
         # The older first: then few have to be taken away again.
         for record in sorted((Record(node) for node in nodes), key=lambda record: record.age):
             self.seen(record.node, now)
@@ -124,7 +126,7 @@ class MultiPool:
 
     def pools(self, specs: Iterable[PoolSpec], now: float) -> None:
         accepted, self._refused = judge(self._pools.specs, specs)
-        changed = self._claims.repool(accepted)
+        changed = self._claims.repool(accepted, now)
         if not changed:
             return
         whole = PoolSpec(

@@ -103,9 +103,13 @@ class Claims(Contest[Record]):
 
     # -- the pools
 
-    def repool(self, specs: Mapping[str, PoolSpec]) -> set[str]:
+    def repool(self, specs: Mapping[str, PoolSpec], now: float) -> set[str]:
         """From now on there are these pools. Answers which changed; what nodes hold stays theirs."""
-        return self.pools.adopt(specs, self.quarantine)
+        changed = self.pools.adopt(specs, self.quarantine)
+        for cidr, pool in self._returned_to.items():
+            if pool in changed and pool in specs:
+                self.quarantine.shorten(cidr, now + specs[pool].quarantine_s)
+        return changed
 
     def set_aside(self, pool: str, cidr: Cidr, now: float) -> None:
         """Keeps a returned range from being granted for a while, if its pool says so."""

@@ -612,6 +612,30 @@ def test_quarantine_holds_across_a_restart_by_what_is_kept() -> None:
     assert operator.store.kept == ()
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_shorter_quarantine_is_for_those_that_wait_already(restarts: bool) -> None:
+    operator = Operator("10.0.0.0/24 24", quarantine_s=3600.0)
+    operator.add("a", "b")
+    operator.store.remove("a")
+    operator.turn()
+    if restarts:
+        operator.spec = spec("10.0.0.0/24 24", quarantine_s=60.0)
+        operator.restart()
+    else:
+        operator.pool("10.0.0.0/24 24", quarantine_s=60.0)
+    operator.turn(59.0)
+    assert operator.has("b") == []
+    operator.turn(2.0)
+    assert operator.has("b") == ["10.0.0.0/24"]
+
+
+def test_a_block_that_a_hand_wrote_twice_is_written_once() -> None:
+    operator = Operator(TEN)
+    operator.add("a")
+    operator.write("a", "10.0.0.0/24", "10.0.0.0/24")
+    assert operator.has("a") == ["10.0.0.0/24"]
+
+
 def test_a_quarantined_range_that_an_object_shows_is_that_nodes() -> None:
     operator = Operator("10.0.0.0/24 24", quarantine_s=300.0)
     operator.add("a")

@@ -161,7 +161,7 @@ def test_no_range_is_said_after_the_grace_time_and_not_before() -> None:
     operator.turn(2.0)
     assert operator.reasons("a") == ["NoPodCIDR", "NoPodCIDR"]
     assert operator.error("a").startswith(
-        "the Node has no ipv4 pod CIDR — run kube-controller-manager with --allocate-node-cidrs"
+        "no ipv4 pod CIDR: the Node has none, or is not there — run kube-controller-manager with --allocate-node-cidrs"
     )
     operator.machine("a", "10.1.0.0/24", "fd00:1::/64")
     assert operator.error("a") == ""
