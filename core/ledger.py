@@ -159,6 +159,11 @@ class Ledger:
         self._write(self._record, owner, cidr)
         return cidr
 
+    def has_wider(self, length: int) -> bool:
+        """Whether `take_wider` can still give a block of this length."""
+        groups = self._groups[length]
+        return groups.count < groups.size
+
     def foresee(self, length: int) -> Iterator[Cidr]:
         """The blocks of a prefix length that would be taken one after the other. Changes nothing."""
         free, at = (self._blocked, self.cursor) if length == self.mask else (self._groups[length], 0)

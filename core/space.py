@@ -2,17 +2,106 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from .bitmap import Bitmap
 from .cidr import FAMILIES, Cidr, Family
 from .errors import Invalid
 from .ledger import Ledger
 from .overlaps import Overlaps
-from .values import PoolCapacity, PoolSpec
+from .values import PoolCapacity, PoolRange, PoolSpec
 
 Claim = tuple[str, Cidr]
 """An owner and the range that it holds."""
+
+
+class _Row:
+    """The ranges of one family, which do not overlap, by their place in the configured order. What is asked of it costs no more
+    with many ranges than with few: a range is found by bisection, the next with something free in a bitmap.
+
+    free: how many blocks could be taken now. Whoever changes a ledger tells it by `settle`.
+    by_size: prefix length → the places of ranges that have no free block of it (or none at all).
+    """
+
+    def __init__(self, ledgers: list[Ledger]) -> None:
+        self.ledgers = ledgers
+        self.free = 0
+        self._frees = [0] * len(ledgers)
+        self._places = sorted(range(len(ledgers)), key=lambda place: ledgers[place].cidr)
+        self._firsts = [ledgers[place].cidr.first for place in self._places]
+        self._full = self._all_set()
+        sizes = {length for ledger in ledgers for length in (*ledger.wider, ledger.mask)}
+        self.by_size = {length: self._all_set() for length in sorted(sizes)}
+        for place in range(len(ledgers)):
+            self.settle(place)
+
+    def first(self, length: int | None = None) -> int:
+        """The place of the first range that has a free block, or one of this prefix length; -1: none has."""
+        full = self._full if length is None else self.by_size.get(length)
+        return -1 if full is None else full.next_clear(0)
+
+    def with_free(self, length: int) -> Iterator[Ledger]:
+        """The ranges that have a free block of this prefix length, in the configured order."""
+        full, place = self.by_size.get(length), self.first(length)
+        while full is not None and place >= 0:
+            yield self.ledgers[place]
+            following = full.next_clear(place + 1) if place + 1 < full.size else -1
+            place = following if following > place else -1  # it wraps
+
+    def containing(self, cidr: Cidr) -> int:
+        """The place of the range that contains it; -1: none does."""
+        at = bisect_right(self._firsts, cidr.first) - 1
+        return self._places[at] if at >= 0 and self.ledgers[self._places[at]].cidr.contains(cidr) else -1
+
+    def reached(self, cidr: Cidr) -> Sequence[int]:
+        """The places of the ranges that share an address with it: the one that contains it, or all that lie in it."""
+        place = self.containing(cidr)
+        if place >= 0:
+            return (place,)
+        return self._places[bisect_left(self._firsts, cidr.first) : bisect_right(self._firsts, cidr.last)]
+
+    def settle(self, place: int) -> None:
+        """Takes in what became of a range."""
+        ledger, before = self.ledgers[place], self._frees[place]
+        free = self._frees[place] = ledger.free_units
+        self.free += free - before
+        if (free == 0) != (before == 0):
+            _mark(self._full, place, free == 0)
+            _mark(self.by_size[ledger.mask], place, free == 0)
+        for length in ledger.wider:
+            _mark(self.by_size[length], place, not ledger.has_wider(length))
+
+    def _all_set(self) -> Bitmap:
+        places = Bitmap(len(self.ledgers).bit_length())
+        places.fill(0, len(self.ledgers).bit_length())
+        return places
+
+
+def _mark(places: Bitmap, place: int, full: bool) -> None:
+    if full:
+        places.fill(place, 0)
+    elif place in places:
+        places.clear(place)
+
+
+def _collision(ranges: Sequence[PoolRange]) -> tuple[int, int] | None:
+    """Of the ranges that overlap one before them the first, and the first that it overlaps, by place; None: none does."""
+    latest = len(ranges)
+    within: list[
+        tuple[Cidr, int]
+    ] = []  # those around the present one, widest first, each with the first place up to it
+    for cidr, place in sorted((given.cidr, place) for place, given in enumerate(ranges)):
+        while within and not within[-1][0].contains(cidr):
+            within.pop()
+        first = within[-1][1] if within else latest
+        latest = min(latest, max(first, place))
+        within.append((cidr, min(first, place)))
+    if latest == len(ranges):
+        return None
+    second = ranges[latest].cidr
+    return next(place for place in range(latest) if ranges[place].cidr.overlaps(second)), latest
 
 
 class Space:
@@ -25,30 +114,33 @@ class Space:
     def __init__(self, spec: PoolSpec) -> None:
         """Raises Invalid where a mask does not fit its range, or two ranges overlap."""
         self.spec = spec
-        self._ledgers: dict[Family, list[Ledger]] = {family: [] for family in FAMILIES}
         self._outside = Overlaps()
         self._widest: dict[Family, int] = {}
-        for given in spec.ranges:
-            self._widest[given.cidr.family] = min(
-                given.mask, *given.wider, self._widest.get(given.cidr.family, given.mask)
-            )
-            ledgers = self._ledgers[given.cidr.family]
-            for earlier in ledgers:
-                if earlier.cidr.overlaps(given.cidr):
-                    raise Invalid(
-                        f"requested CIDR {given.cidr} collides with clusterCIDR: {earlier.cidr}, nodeMask: {earlier.mask}"
-                        f" — pool {spec.name!r}: take one of the two out"
-                    )
-            reserved = tuple(cidr for cidr in spec.reserved if cidr.overlaps(given.cidr))
-            ledgers.append(Ledger(given.cidr, given.mask, reserved, given.wider))
+        ledgers: dict[Family, list[Ledger]] = {family: [] for family in FAMILIES}
+        reserved = Overlaps()
+        for cidr in spec.reserved:
+            reserved.add("", cidr)
+        earlier, later = _collision(spec.ranges) or (-1, -1)
+        for place, given in enumerate(spec.ranges):
+            if place == later:
+                other = spec.ranges[earlier]
+                raise Invalid(
+                    f"requested CIDR {given.cidr} collides with clusterCIDR: {other.cidr}, nodeMask: {other.mask}"
+                    f" — pool {spec.name!r}: take one of the two out"
+                )
+            family = given.cidr.family
+            self._widest[family] = min(given.mask, *given.wider, self._widest.get(family, given.mask))
+            kept = (cidr for _, cidr in reserved.overlapping(given.cidr))
+            ledgers[family].append(Ledger(given.cidr, given.mask, kept, given.wider))
+        self._rows = {family: _Row(ledgers[family]) for family in FAMILIES}
 
     def inside(self, cidr: Cidr) -> bool:
         """Whether a configured range contains it."""
-        return any(ledger.cidr.contains(cidr) for ledger in self._ledgers[cidr.family])
+        return self._rows[cidr.family].containing(cidr) >= 0
 
     def touches(self, cidr: Cidr) -> bool:
         """Whether a configured range shares an address with it."""
-        return any(True for _ in self._reached(cidr))
+        return len(self._rows[cidr.family].reached(cidr)) > 0
 
     def excess(self, cidr: Cidr) -> int:
         """By how many bits it is wider than the widest block of its family; without ranges, than a single address."""
@@ -56,60 +148,60 @@ class Space:
 
     def has_ranges(self, family: Family) -> bool:
         """Whether any range of the family is configured."""
-        return bool(self._ledgers[family])
+        return bool(self._rows[family].ledgers)
 
     def next(self, family: Family) -> Cidr | None:
         """The block that `take` would give; None: full."""
-        for ledger in self._ledgers[family]:
-            if (cidr := ledger.would_take()) is not None:
-                return cidr
-        return None
+        row = self._rows[family]
+        place = row.first()
+        return row.ledgers[place].would_take() if place >= 0 else None
 
     def take(self, family: Family, owner: str) -> Cidr | None:
         """Takes the next free block; None: full."""
-        for ledger in self._ledgers[family]:
-            if (cidr := ledger.take(owner)) is not None:
-                return cidr
-        return None
+        row = self._rows[family]
+        place = row.first()
+        if place < 0:
+            return None
+        cidr = row.ledgers[place].take(owner)
+        row.settle(place)
+        return cidr
 
     def sizes(self, family: Family) -> tuple[int, ...]:
         """The prefix lengths of which there are blocks to take, widest first."""
-        found = {length for ledger in self._ledgers[family] for length in (*ledger.wider, ledger.mask)}
-        return tuple(sorted(found))
+        return tuple(self._rows[family].by_size)
 
     def foresee(self, family: Family, length: int) -> Iterator[Cidr]:
         """The blocks of a prefix length that `take_sized` would give one after the other. Changes nothing."""
-        for ledger in self._ledgers[family]:
-            if length == ledger.mask or length in ledger.wider:
-                yield from ledger.foresee(length)
+        for ledger in self._rows[family].with_free(length):
+            yield from ledger.foresee(length)
 
     def take_sized(self, family: Family, length: int, owner: str) -> Cidr | None:
         """Takes the next free block of a prefix length; None: there is none."""
-        for ledger in self._ledgers[family]:
-            if length == ledger.mask:
-                cidr = ledger.take(owner)
-            elif length in ledger.wider:
-                cidr = ledger.take_wider(owner, length)
-            else:
-                continue
-            if cidr is not None:
-                return cidr
-        return None
+        row = self._rows[family]
+        place = row.first(length)
+        if place < 0:
+            return None
+        ledger = row.ledgers[place]
+        cidr = ledger.take(owner) if length == ledger.mask else ledger.take_wider(owner, length)
+        row.settle(place)
+        return cidr
 
     def claims(self) -> Iterator[Claim]:
         """All that is recorded, each once."""
         told = set(self._outside)
         yield from sorted(told, key=lambda claim: (claim[1], claim[0]))
-        for ledgers in self._ledgers.values():
-            for ledger in ledgers:
+        for row in self._rows.values():
+            for ledger in row.ledgers:
                 yield from (claim for claim in ledger if claim not in told)
 
     def claim(self, owner: str, cidr: Cidr) -> list[Claim]:
         """Records what an object shows. Answers the claims of others in its way, sorted; then nothing is recorded."""
-        ledgers = self._ledgers[cidr.family]
-        for ledger in ledgers:
-            if ledger.cidr.contains(cidr):
-                return list(ledger.claim(owner, cidr))
+        row = self._rows[cidr.family]
+        place = row.containing(cidr)
+        if place >= 0:
+            inside = list(row.ledgers[place].claim(owner, cidr))
+            row.settle(place)
+            return inside
         if conflicts := self.others(owner, cidr):
             return conflicts
         self._record_outside(owner, cidr)
@@ -117,48 +209,52 @@ class Space:
 
     def force(self, owner: str, cidr: Cidr) -> None:
         """Records it whatever is in its way: its object may not be written, so both are occupied."""
-        for ledger in self._ledgers[cidr.family]:
-            if ledger.cidr.contains(cidr):
-                ledger.force(owner, cidr)
-                return
-        self._record_outside(owner, cidr)
+        if self.inside(cidr):
+            self._force(owner, cidr)
+        else:
+            self._record_outside(owner, cidr)
 
     def free(self, owner: str, cidr: Cidr) -> None:
         """Forgets that the owner holds it. Not held: nothing."""
-        for ledger in self._ledgers[cidr.family]:
-            if ledger.cidr.contains(cidr):
-                ledger.free(owner, cidr)
-                return
-        self._outside.remove(owner, cidr)
-        for ledger in self._reached(cidr):
-            ledger.free(owner, cidr)
+        row = self._rows[cidr.family]
+        places = row.reached(cidr)
+        if row.containing(cidr) < 0:
+            self._outside.remove(owner, cidr)
+        for place in places:
+            row.ledgers[place].free(owner, cidr)
+            row.settle(place)
 
     def others(self, owner: str, cidr: Cidr) -> list[Claim]:
         """What others hold that shares an address with it, sorted."""
         found = set(self._outside.overlapping(cidr))
-        for ledger in self._reached(cidr):
-            found.update(ledger.owners(cidr))
+        row = self._rows[cidr.family]
+        for place in row.reached(cidr):
+            found.update(row.ledgers[place].owners(cidr))
         return sorted((claim for claim in found if claim[0] != owner), key=lambda claim: (claim[1], claim[0]))
 
     def hold_back(self, cidr: Cidr) -> None:
         """Quarantine: no block that touches it is taken until `let_go`."""
-        for ledger in self._reached(cidr):
-            ledger.hold_back(cidr)
+        row = self._rows[cidr.family]
+        for place in row.reached(cidr):
+            row.ledgers[place].hold_back(cidr)
+            row.settle(place)
 
     def let_go(self, cidr: Cidr) -> None:
         """Ends a quarantine."""
-        for ledger in self._reached(cidr):
-            ledger.let_go(cidr)
+        row = self._rows[cidr.family]
+        for place in row.reached(cidr):
+            row.ledgers[place].let_go(cidr)
+            row.settle(place)
 
     def free_blocks(self, family: Family) -> int:
         """How many blocks could be taken now."""
-        return sum(ledger.free_units for ledger in self._ledgers[family])
+        return self._rows[family].free
 
     def resume_cursors(self, earlier: Space) -> None:
         """Goes on where an earlier space of the same ranges stood, so that fresh returns are not the next to be granted."""
-        for family, ledgers in self._ledgers.items():
-            stood = {(ledger.cidr, ledger.mask): ledger.cursor for ledger in earlier._ledgers[family]}
-            for ledger in ledgers:
+        for family, row in self._rows.items():
+            stood = {(ledger.cidr, ledger.mask): ledger.cursor for ledger in earlier._rows[family].ledgers}
+            for ledger in row.ledgers:
                 ledger.cursor = stood.get((ledger.cidr, ledger.mask), 0)
 
     def capacity(self) -> tuple[PoolCapacity, ...]:
@@ -168,20 +264,22 @@ class Space:
             PoolCapacity(
                 pool=self.spec.name,
                 family=family,
-                total=sum(ledger.total for ledger in ledgers),
-                used=sum(ledger.taken for ledger in ledgers),
-                quarantined=sum(ledger.quarantined for ledger in ledgers),
-                free=sum(ledger.free_units for ledger in ledgers),
+                total=sum(ledger.total for ledger in row.ledgers),
+                used=sum(ledger.taken for ledger in row.ledgers),
+                quarantined=sum(ledger.quarantined for ledger in row.ledgers),
+                free=row.free,
                 outside=outside[family],
             )
-            for family, ledgers in self._ledgers.items()
-            if ledgers or outside[family]
+            for family, row in self._rows.items()
+            if row.ledgers or outside[family]
         )
 
     def _record_outside(self, owner: str, cidr: Cidr) -> None:
         self._outside.add(owner, cidr)
-        for ledger in self._reached(cidr):
-            ledger.force(owner, cidr)
+        self._force(owner, cidr)
 
-    def _reached(self, cidr: Cidr) -> Iterator[Ledger]:
-        return (ledger for ledger in self._ledgers[cidr.family] if ledger.cidr.overlaps(cidr))
+    def _force(self, owner: str, cidr: Cidr) -> None:
+        row = self._rows[cidr.family]
+        for place in row.reached(cidr):
+            row.ledgers[place].force(owner, cidr)
+            row.settle(place)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 32
 SQLITE_WRITES = 500
+PATIENCE_S = 30.0
 NAMESPACE = "kube-system"
 SQLITE_LEASE = "omnipam-operator"
 
@@ -96,6 +97,7 @@ async def connect(
             timeout_s=config.request_timeout_s,
             qps=config.k8s_client_qps,
             burst=config.k8s_client_burst,
+            patience_s=PATIENCE_S,
         ) as api:
             yield _kubernetes(config, provider, api)
     else:
@@ -112,8 +114,12 @@ async def kubernetes_api(
     timeout_s: float = 5.0,
     qps: float = 0.0,
     burst: int = 0,
+    patience_s: float = 0.0,
 ) -> AsyncIterator[Api]:
-    """A client of the cluster that kubeconfig or the pod's service account names. Raises Invalid where there is none."""
+    """A client of the cluster that kubeconfig or the pod's service account names. Raises Invalid where there is none.
+
+    patience_s: what stays up passes PATIENCE_S, so that an API server which is only starting does not end it (`Api`).
+    """
     try:
         from .kube.config import load
         from .kube.rest import Api
@@ -129,6 +135,7 @@ async def kubernetes_api(
         timeout_s=timeout_s,
         qps=qps,
         burst=burst,
+        patience_s=patience_s,
     ) as api:
         yield api
 

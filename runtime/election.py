@@ -20,6 +20,9 @@ import msgspec
 from omnipam.core.errors import Conflict, Denied, Invalid, NotFound, OmnipamError
 
 JITTER = 1.2  # client-go's JitterFactor: candidates wait up to 1 + 1.2 retry periods
+MOST_TRANSITIONS = (
+    2**31 - 1
+)  # an int32 in the API, which refuses more, and with it the whole record: it is only a statistic
 
 
 class LostLease(OmnipamError):
@@ -46,7 +49,10 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class LeaseLock(Protocol):
-    """Where the record lies. Each call ends within lease duration − renew deadline, by an answer or an error."""
+    """Where the record lies. Each call ends within lease duration − renew deadline, by an answer or an error.
+
+    Raises LostLease where the place itself is not that of others any more. A record that cannot be read is Unavailable: not free.
+    """
 
     async def get(self) -> Held | None:
         """Return the record; None if there is no lease."""
@@ -152,7 +158,8 @@ class Election:
             self._lose(f"{record.holder or 'nobody'} holds it now")
         if record.holder and now_s < self.expires_s:
             return Wait()
-        return Write(self._mine(stamp, stamp, record.transitions + 1), self._held.version)
+        transitions = min(record.transitions + 1, MOST_TRANSITIONS)
+        return Write(self._mine(stamp, stamp, transitions), self._held.version)
 
     def check(self, now_s: float) -> None:
         """Raise LostLease if we led and the renew deadline has passed, or another has the lease."""
@@ -234,7 +241,7 @@ class Elector:
             raise LostLease("leader election: this process does not lead; wait until it does")
 
     async def acquire(self) -> None:
-        """Return once we lead. Raises Denied, Invalid, NotFound: a person must act."""
+        """Return once we lead. Raises Denied, Invalid, NotFound: a person must act; LostLease where the lock's place is gone."""
         retry_s = self.election.timing.retry_s
         while not await self._try():
             pause = retry_s * (1 + JITTER * self._jitter())
@@ -298,7 +305,7 @@ class Elector:
             except NotFound:
                 if isinstance(step, Write) and step.version is None:
                     raise  # not the lease is missing but the place where it would lie: the namespace
-            except (Denied, Invalid):
+            except (Denied, Invalid, LostLease):
                 raise
             except OmnipamError as exc:
                 if not self._troubled:

@@ -1,6 +1,7 @@
 """Which CiliumNodes are garbage: their Node is gone, nobody owns them, and it stayed so for a whole interval. Without I/O.
 
-As Cilium's `cilium-node-gc`, with one trap mended: a node that came back is no candidate any more.
+As Cilium's `cilium-node-gc`, with one trap mended: a node that came back is no candidate any more. And with one exception
+more: what is marked `ipam.cilium.io/ignore` is nothing of ours, and stays.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import msgspec
 
 
 class Orphan(msgspec.Struct, frozen=True, order=True):
-    """A CiliumNode without its Node, without an owner, and not marked to stay.
+    """A CiliumNode without its Node, without an owner, and marked neither to stay nor to be ignored.
 
     absence: differs each time that the Node vanishes, so that one which came back and left again starts over.
     """

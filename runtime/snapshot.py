@@ -84,6 +84,7 @@ def of_sqlite(store: SqliteStore, lease: str) -> Snapshot:
 
     with store.reading() as db:
         recorded = store.settings()
+        kept, findings = store.readable_kept()
         stray = db.execute(
             f"SELECT {blocks.COLUMNS} FROM grants g LEFT JOIN nodes n ON n.name = g.node WHERE n.name IS NULL ORDER BY g.id"
         ).fetchall()
@@ -91,11 +92,12 @@ def of_sqlite(store: SqliteStore, lease: str) -> Snapshot:
             where=f"store {store.path}",
             nodes=store.nodes(),
             pools=store.pools(),
-            kept=store.kept(),
+            kept=kept,
             mode=recorded.mode,
             recorded=recorded.pools,
             orphans=tuple((row[0], block.cidr if (block := blocks.block_of(row)) else None) for row in stray),
             leader=leader_of(leases.read(store, lease)),
+            findings=findings,
         )
 
 

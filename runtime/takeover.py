@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from omnipam.core.cidr import FAMILIES, Cidr
 from omnipam.core.overlaps import Overlaps
@@ -34,7 +34,8 @@ def obstacles(snapshot: Snapshot, spec: PoolSpec, index: Overlaps, now: float) -
             "cluster-pool-reserved is set, which Cilium's operator does not know: it would grant those ranges",
             "take them out of the pool's CIDRs first",
         )
-    waiting = [kept for kept in snapshot.kept if not kept.owner and kept.until > now]
+    kept_here = [kept for kept in snapshot.kept if kept.pool == spec.name]
+    waiting = [kept for kept in kept_here if not kept.owner and kept.until > now]
     if waiting:
         yield _obstacle(
             "TakeoverQuarantine",
@@ -43,7 +44,7 @@ def obstacles(snapshot: Snapshot, spec: PoolSpec, index: Overlaps, now: float) -
             f"wait {max(kept.until for kept in waiting) - now:.0f} s",
         )
     there = {node.name for node in snapshot.nodes}
-    bereft = [kept for kept in snapshot.kept if kept.owner in there]
+    bereft = [kept for kept in kept_here if kept.owner in there]
     if bereft:
         yield _obstacle(
             "TakeoverKept",
@@ -71,7 +72,7 @@ def obstacles(snapshot: Snapshot, spec: PoolSpec, index: Overlaps, now: float) -
         )
 
 
-def pool_obstacles(snapshot: Snapshot, pools: Iterable[PoolSpec]) -> Iterator[Finding]:
+def pool_obstacles(snapshot: Snapshot, pools: Sequence[PoolSpec]) -> Iterator[Finding]:
     """The same, in multi-pool mode."""
     for spec in pools:
         pool = (f"CiliumPodIPPool/{spec.name}",)
@@ -113,7 +114,8 @@ def pool_obstacles(snapshot: Snapshot, pools: Iterable[PoolSpec]) -> Iterator[Fi
                 "more than 2^16 blocks in an IPv6 range: Cilium's operator refuses the pool",
                 "use narrower ranges or a smaller mask size",
             )
-    bereft = [kept for kept in snapshot.kept if kept.owner]
+    there, names = {node.name for node in snapshot.nodes}, {spec.name for spec in pools}
+    bereft = [kept for kept in snapshot.kept if kept.owner in there and kept.pool in names]
     if bereft:
         yield _obstacle(
             "TakeoverKept",

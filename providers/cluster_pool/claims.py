@@ -46,6 +46,11 @@ class Claims(Contest[Record]):
         record.fresh = tuple(cidr for cidr in record.fresh if cidr not in shown)
         if record.apart():
             self.yield_unshown(record)
+        for cidr in record.leaving:
+            served = any(own in record.fresh for own in record.of(cidr.family))
+            if cidr not in node.agent.released and not served:  # the agent has taken its word back
+                record.leaving = tuple(other for other in record.leaving if other != cidr)
+                self._file(record, cidr)
         for cidr in shown:
             if cidr in record.blocks:
                 if not self._is_ours(cidr):

@@ -5,11 +5,15 @@ A command's module has `add(parser)`, which declares its arguments, and `run(arg
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
 
 from omnipam.core.errors import Invalid, OmnipamError
+
+from . import streams
 
 COMMANDS = {
     "operator": "watch the store and grant: the main job",
@@ -37,33 +41,50 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and answers its exit code. Errors are lines on stderr, never a traceback for bad input."""
     words = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to fail
+    streams.prepare()
+    before = _end_well() if words[:1] == ["operator"] else {}
     try:
         return _dispatch(words)
     except OmnipamError as error:
-        from .output import say
-
-        for line in str(error).splitlines() or [error.reason]:
-            say(f"omnipam: {line}")
+        streams.trouble(error)
         return USAGE if isinstance(error, Invalid) else FOUND
     except BrokenPipeError:
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # set by no Python: it cannot be put back
+                signal.signal(number, handler)
+
+
+def _end_well() -> dict[signal.Signals, signal._HANDLER]:
+    """Has signals end the process with 0 while it still imports: it serves, and nothing was started yet. Returns what they did.
+
+    The command's own take their place. The interpreter's own start, before any code of ours, is not covered.
+    """
+    stop: signal._HANDLER = lambda number, frame: os._exit(0)  # an exception may be lost amid an import
+    wanted = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: signal.SIG_IGN}
+    try:
+        return {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    except ValueError:  # not in the main thread: whoever called us has the signals
+        return {}
 
 
 def _dispatch(words: list[str]) -> int:
-    first = words[0] if words else ""
+    if not words:
+        for line in _help().splitlines():
+            streams.say(line)
+        return USAGE
+    first = words[0]
     if first == "--version":
         from importlib.metadata import version
 
-        sys.stdout.write(f"omnipam {version('omnipam')}\n")
+        streams.write(f"omnipam {version('omnipam')}\n")
         return 0
-    if first in ("", "-h", "--help", "help"):
-        (sys.stdout if first else sys.stderr).write(_help())
-        return 0 if first else USAGE
+    if first in ("-h", "--help", "help"):
+        streams.write(_help())
+        return 0
     if first not in COMMANDS:
         raise Invalid(f"{first!r} is no command; use one of {', '.join(COMMANDS)}, or see omnipam --help")
 
@@ -75,7 +96,7 @@ def _dispatch(words: list[str]) -> int:
     parser = Parser(prog=f"omnipam {first}", description=f"{COMMANDS[first].capitalize()}.")
     command.add(parser)
     try:
-        args = parser.parse_args(words[1:])
+        args = parser.read(words[1:])
     except SystemExit as end:  # --help
         return int(end.code or 0)
     return command.run(args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,18 +15,21 @@ from omnipam.core.errors import Invalid, NotFound
 from omnipam.core.values import Demand, Facts, Node
 
 from ..config import Loaded, format_duration, read_duration
-from ..config.values import read_kubernetes_name
+from ..config.values import read_int, read_kubernetes_name, shown
 from ..kube.poolednode import read_limits
 from ..snapshot import Snapshot
 from . import kubectl, output, target
 from .nodeview import HEAD, name_of, pairs, row, state, state_of_object
 from .objects import cilium_node
-from .parser import add_dry_run, add_format, add_store
+from .parser import add_dry_run, add_format, add_store, bounded
 
 if TYPE_CHECKING:
     from ..kube.rest import Api
     from ..sqlite.store import SqliteStore
 
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"  # "Labels and Selectors", Kubernetes
+_LABEL_KEY = re.compile(rf"(?:(?=[^/]{{1,253}}/)[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?/)?{_WORD}")
+_LABEL_VALUE = re.compile(rf"(?:{_WORD})?")
 POLL_S = 0.05
 HISTORY = 5
 
@@ -85,9 +89,10 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     now = time.time()
     if target.is_kubernetes(args):
-        from ..cluster import as_object, cilium_nodes
+        raws = target.on_cluster(args, _objects)  # says so where what it needs is not installed
 
-        raws = target.on_cluster(args, cilium_nodes)
+        from ..cluster import as_object
+
         found = sorted((as_object(raw, "v2", "CiliumNode") for raw in raws), key=name_of)
         rows = [row(each, state_of_object(each), now) for each in found]
     else:
@@ -216,8 +221,14 @@ def _new_node(args: argparse.Namespace) -> Node:
     labels: dict[str, str] = {}
     for text in args.label:
         key, equals, value = text.partition("=")
-        if not key or not equals or not text.isprintable():
-            raise Invalid(f"--label {text!r}: it is not of the form KEY=VALUE; write it so")
+        if not equals:
+            raise Invalid(f"--label {shown(text)}: it is not of the form KEY=VALUE; write it so")
+        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+            part = "value" if _LABEL_KEY.fullmatch(key) else "key"
+            raise Invalid(
+                f"--label {shown(text)}: its {part} is none that Kubernetes takes;"
+                " write letters, digits, '-', '_' and '.', 63 at most, a letter or digit first and last"
+            )
         if labels.setdefault(key, value) != value:
             raise Invalid(f"--label {key}: it is given two values; keep one")
     addresses = [_read(parse_address, text, "--address") for text in args.address]
@@ -229,7 +240,7 @@ def _new_node(args: argparse.Namespace) -> Node:
     default_pool = (
         _read(read_kubernetes_name, args.default_pool, "--default-pool") if args.default_pool else ""
     )
-    limits = _read(read_limits, args.max_blocks, "--max-blocks")
+    limits = _read(read_limits, bounded(args.max_blocks, "--max-blocks"), "--max-blocks")
     return Node(name, instance=args.instance_id, facts=facts, default_pool=default_pool, limits=limits)
 
 
@@ -243,13 +254,14 @@ def _demand(args: argparse.Namespace, snapshot: Snapshot | None) -> tuple[Demand
     asked: dict[tuple[str, Family], int] = {}
     for text in args.pool:
         name, equals, number = text.partition("=")
-        if not equals or not (number.isascii() and number.isdigit()) or not int(number):
-            raise Invalid(f"--pool {text!r}: it is not of the form NAME=N; write it so, as in mars=16")
-        name = _read(read_kubernetes_name, name, f"--pool {text}")
+        needed = _read(read_int, number, f"--pool {shown(text)}") if equals else 0
+        if needed < 1:
+            raise Invalid(f"--pool {shown(text)}: it is not of the form NAME=N; write it so, as in mars=16")
+        name = _read(read_kubernetes_name, name, f"--pool {shown(text)}")
         spec = there.get(name)
         has = {each.cidr.family for each in spec.ranges} if spec is not None else {"ipv4"}
         for family in FAMILIES:
-            if family in has and asked.setdefault((name, family), int(number)) != int(number):
+            if family in has and asked.setdefault((name, family), needed) != needed:
                 raise Invalid(f"--pool {name}: it is given two numbers; keep one")
     return tuple(Demand(name, family, number) for (name, family), number in sorted(asked.items()))
 
@@ -280,6 +292,12 @@ def _granted(store: SqliteStore, node: Node, seconds: float) -> Node:
             if time.monotonic() >= end:
                 return node
             time.sleep(POLL_S)
+
+
+async def _objects(api: Api) -> list[msgspec.Raw]:
+    from ..cluster import cilium_nodes
+
+    return await cilium_nodes(api)
 
 
 async def _object(api: Api, name: str) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,9 +20,12 @@ from omnipam.core.values import Problem
 
 from ..config import Loaded, add_arguments, load, store_of
 from ..config.config import Config
-from ..connect import connect, identity, kubernetes_api, user_agent, version
+from ..config.modes import Served
+from ..connect import PATIENCE_S, Connected, connect, identity, kubernetes_api, user_agent, version
 from ..store import Store
 from ..together import Together
+from . import streams
+from .parser import namespace
 
 if TYPE_CHECKING:
     import structlog
@@ -31,6 +36,9 @@ if TYPE_CHECKING:
 CONFIGMAP = "cilium-config"
 RETRY_S = (0.5, 15.0)
 
+NO_NAMESPACE = (
+    " — make that namespace, or name another with --k8s-namespace: the Lease and our state lie in it"
+)
 DEFAULT_LEASE = "cilium-operator-resource-lock"
 IN_ITS_PLACE = (
     "this Lease is that of Cilium's operator: while we lead, it stands still with all else that it does (node taints, "
@@ -42,7 +50,9 @@ IN_ITS_PLACE = (
 def add(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("--context", help="context of the kubeconfig")
-    parser.add_argument("--namespace", default="kube-system", help="where ConfigMap cilium-config lies")
+    parser.add_argument(
+        "--namespace", type=namespace, default="kube-system", help="where ConfigMap cilium-config lies"
+    )
     add_arguments(parser)
 
 
@@ -51,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         return asyncio.run(_run(args))
     except (Denied, NotFound) as error:  # a right or a namespace is missing: trying again would not help
-        print(f"omnipam: {error}", file=sys.stderr)
+        missing = NO_NAMESPACE if isinstance(error, NotFound) and 'namespaces "' in str(error) else ""
+        streams.trouble(type(error)(f"{error}{missing}"))
         return 2
 
 
@@ -98,6 +109,7 @@ async def _serve(args: argparse.Namespace, signals: _Signals) -> int:
         async with connect(
             config, provider, context=args.context, author=me, user_agent=user_agent("operator")
         ) as connected:
+            connected = _greeting(connected, config)
             operator = Operator(config, provider, connected, identity=me, log=log)
             reloader = Reloader(
                 loaded,
@@ -109,7 +121,9 @@ async def _serve(args: argparse.Namespace, signals: _Signals) -> int:
                 log=log,
             )
             signals.stop, signals.reload = operator.stop, reloader.ask
-            _greet(config, log)
+            log.info("operator", version=version(), mode=config.ipam, store=config.store)
+            if config.store == "kubernetes" and config.lease_name == DEFAULT_LEASE:
+                log.warning(IN_ITS_PLACE)
             if source.is_missing(first):
                 log.warning(
                     "this ConfigMap is not there: defaults, environment and flags alone", name=source.name
@@ -134,7 +148,8 @@ def _load(
     args: argparse.Namespace, first: Mapping[str, str] | None, newest: Mapping[str, str] | None
 ) -> Loaded:
     configmap = newest if newest is not None else first
-    return load(args, os.environ, configmap, configmap_name=f"{args.namespace}/{CONFIGMAP}")
+    name = f"{args.namespace}/{CONFIGMAP}"
+    return load(args, os.environ, configmap, configmap_name=name, modes=Served(strict=True))
 
 
 async def _refused(store: Store, log: structlog.typing.FilteringBoundLogger, why: str) -> None:
@@ -145,40 +160,44 @@ async def _refused(store: Store, log: structlog.typing.FilteringBoundLogger, why
         log.debug("not reported", why=str(error))
 
 
-def _greet(config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
-    """What it is doing, and on a terminal with the embedded store, what to type next."""
-    log.info("operator", version=version(), mode=config.ipam, store=config.store)
-    if config.store == "kubernetes":
-        if config.lease_name == DEFAULT_LEASE:
-            log.warning(IN_ITS_PLACE)
-        return
-    given = "" if config.sources["store"] == "default" else f" --store {config.store}"
+def _greeting(connected: Connected, config: Config) -> Connected:
+    """The same, which greets once the store is open: the operator opens its ports before. Among lines of JSON it does not."""
+    for_people = config.log_format == "console" or (config.log_format == "auto" and sys.stderr.isatty())
+    if config.store == "kubernetes" or not for_people:
+        return connected
+    greeted = False
+
+    async def open_and_greet() -> None:
+        nonlocal greeted
+        await connected.open()
+        if not greeted:
+            greeted = True
+            _greet(config)
+
+    return replace(connected, open=open_and_greet)
+
+
+def _greet(config: Config) -> None:
+    """What it is doing, and what to type next."""
+    given = "" if config.sources["store"] == "default" else f" --store {shlex.quote(config.store)}"
     if config.ipam == "multi-pool":
-        print(
-            f"omnipam operator: {config.ipam} on {config.store}\n"
-            f"  every node gets blocks of the pools that it asks; Ctrl-C stops it\n"
-            f"  in a second terminal:\n"
-            f"    {_command()} pool add mars --ipv4-cidr 10.20.0.0/16 --ipv4-mask-size 28{given}\n"
-            f"    {_command()} node add node-1 --pool mars=36{given}\n"
-            f"    {_command()} node list{given}",
-            file=sys.stderr,
-            flush=True,
+        does = "every node gets blocks of the pools that it asks"
+        first = [
+            "pool add mars --ipv4-cidr 10.20.0.0/16 --ipv4-mask-size 28",
+            "node add node-1 --pool mars=36",
+        ]
+    else:
+        pools = ", ".join(
+            f"{cidr} in /{config.pool_mask(family)}"
+            for family in config.families
+            for cidr in config.pool_cidrs(family)
         )
-        return
-    pools = ", ".join(
-        f"{cidr} in /{config.pool_mask(family)}"
-        for family in config.families
-        for cidr in config.pool_cidrs(family)
-    )
-    print(
-        f"omnipam operator: {config.ipam} on {config.store}\n"
-        f"  every node gets a block of {pools}; Ctrl-C stops it\n"
-        f"  in a second terminal:\n"
-        f"    {_command()} node add node-1{given}\n"
-        f"    {_command()} node list{given}",
-        file=sys.stderr,
-        flush=True,
-    )
+        does, first = f"every node gets a block of {pools}", ["node add node-1"]
+    streams.say(f"omnipam operator: {config.ipam} on {config.store}")
+    streams.say(f"  {does}; Ctrl-C stops it")
+    streams.say("  in a second terminal:")
+    for words in (*first, "node list"):
+        streams.say(f"    {_command()} {words}{given}")
 
 
 def _command() -> str:
@@ -209,7 +228,7 @@ class _ConfigMap:
             except Retryable as error:
                 if not said:
                     said = True
-                    print(f"omnipam: {error}; trying on", file=sys.stderr, flush=True)
+                    streams.say(f"omnipam: {error}; trying on")
                 await asyncio.sleep(delay)
                 delay = min(longest, delay * 2)
 
@@ -240,5 +259,7 @@ async def _configmap(args: argparse.Namespace) -> AsyncIterator[_ConfigMap]:
     if named or store_of(args, os.environ) != "kubernetes":
         yield _ConfigMap(args.namespace, None)
         return
-    async with kubernetes_api(context=args.context, user_agent=user_agent("operator")) as api:
+    async with kubernetes_api(
+        context=args.context, user_agent=user_agent("operator"), patience_s=PATIENCE_S
+    ) as api:
         yield _ConfigMap(args.namespace, api)

@@ -1,14 +1,14 @@
-"""What commands print: a table, or a document as JSON or YAML. Results go to stdout, everything else to stderr."""
+"""What commands print: a table, or a document as JSON or YAML."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from omnipam.core.errors import Unavailable
+from .streams import clean, say, write
+
+__all__ = ["NONE", "age", "clean", "count", "dump", "facts", "listed", "say", "show", "table", "write"]
 
 NONE = "<none>"
 """An empty cell, as kubectl writes it."""
@@ -19,32 +19,6 @@ _AGES = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 def show(format: str, document: object, table: Callable[[], str]) -> None:
     """Prints the document, or the table that stands for it."""
     write(table() if format == "table" else dump(format, document))
-
-
-def write(text: str) -> None:
-    """Prints a result. Raises BrokenPipeError where nobody reads it, Unavailable where it cannot be written otherwise."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        forget_stdout()
-        raise
-    except OSError as error:
-        forget_stdout()
-        raise Unavailable(f"the output cannot be written: {error.strerror}; look at where it goes") from error
-
-
-def forget_stdout() -> None:
-    """Nothing more is written, at exit neither, where it would fail again."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass  # no file of the system's behind it
-
-
-def say(text: str) -> None:
-    """Tells a person something that is no result."""
-    sys.stderr.write(f"{clean(text)}\n")
 
 
 def dump(format: str, document: object) -> str:
@@ -79,13 +53,6 @@ def facts(pairs: Iterable[tuple[str, object]]) -> str:
     lines = [(f"{name}:", clean(str(value)) or NONE) for name, value in pairs]
     width = max((len(name) for name, _ in lines), default=0)
     return "".join(f"{name:{width}}  {value}\n" for name, value in lines)
-
-
-def clean(text: str) -> str:
-    """The text on one line, without what would steer a terminal: objects are written by others."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(text.split()))
 
 
 def age(seconds: float) -> str:

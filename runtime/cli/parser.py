@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import NoReturn
 
 from omnipam.core.errors import Invalid
 
 from ..config import KEYS, add_arguments
+from ..config.values import read_kubernetes_name, shown
+from . import streams
 
+LONGEST = 4000
 SHOWN = ("store", "ipam", "k8s-namespace", "lease-name")
 """Keys whose flags a command's help tells; all others are flags too."""
 
@@ -18,6 +22,34 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise Invalid(f"{self.prog.removeprefix('omnipam ')}: {message}; see {self.prog} --help")
+
+    def print_help(self, file: object = None) -> None:
+        """Help is a result: where nobody reads it, that is no success (argparse would be silent)."""
+        streams.write(self.format_help())
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """The arguments. Raises Invalid, and SystemExit after `--help`."""
+        for word in words:
+            if word.startswith("--") and word.endswith(
+                "=--"
+            ):  # some versions of argparse make a list of this value
+                self.error(f"argument {word[:-3]}: -- is no value; give one, or leave the flag out")
+        return self.parse_args(words)
+
+
+def namespace(text: str) -> str:
+    """The name of a namespace, as argparse reads it."""
+    try:
+        return read_kubernetes_name(text)
+    except Invalid as error:
+        raise argparse.ArgumentTypeError(f"{error}; write the namespace's name") from None
+
+
+def bounded(text: str, flag: str) -> str:
+    """The text as it is. Raises Invalid where it is longer than any value of the flag: numbers that long cannot be read."""
+    if len(text) > LONGEST:
+        raise Invalid(f"{flag} {shown(text)}: it has {len(text)} characters; write {LONGEST} at most")
+    return text
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +62,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", help="context of the kubeconfig")
     parser.add_argument(
         "--namespace",
+        type=namespace,
         default="kube-system",
         metavar="NAME",
         help="where ConfigMap cilium-config lies (%(default)s)",

@@ -94,7 +94,7 @@ def _text(document: Document, there: int) -> str:
             (each.node, "Write", "", "", "its object does not say what it holds")
         ]
     calls = ", ".join(f"{number} × {api}" for api, number in document.calls.items()) or "no calls"
-    summary = (
-        f"{output.count(there, 'node')} in mode {document.mode}, {len(document.nodes)} with a plan: {calls}\n"
-    )
+    due = sum(1 for each in document.nodes if each.actions)
+    unmet = sum(1 for each in document.nodes if each.unmet)
+    summary = f"{output.count(there, 'node')} in mode {document.mode}: {due} with actions, {unmet} with unmet demand; {calls}\n"
     return (output.table(HEAD, lines) + "\n" if lines else "") + summary

@@ -12,13 +12,13 @@ from omnipam.core.errors import Invalid, NotFound
 from omnipam.core.space import Space
 from omnipam.core.values import DEFAULT_POOL, PoolRange, PoolSpec
 
-from ..config.values import read_kubernetes_name, split_list
+from ..config.values import read_int, read_kubernetes_name, split_list
 from ..kube.podippool import Marks, manifest, marked
 from ..snapshot import Serving, Snapshot, serving
 from ..usage import Usage, usage
 from . import kubectl, output, target
 from .objects import pool_status
-from .parser import add_dry_run, add_format, add_store
+from .parser import add_dry_run, add_format, add_store, bounded
 
 HEAD = (
     "NAME",
@@ -266,6 +266,11 @@ def _new_pool(args: argparse.Namespace) -> PoolSpec:
         first_usable=args.allow_first_ip,
         last_usable=args.allow_last_ip,
     )
+    for flag, text in (
+        ("--max-blocks-per-node", args.max_blocks_per_node),
+        ("--ipv4-mask-sizes", args.ipv4_mask_sizes),
+    ):
+        bounded(text or "", flag)
     marks = Marks(args.node_selector, args.max_blocks_per_node, args.reserved, args.ipv4_mask_sizes)
     try:
         spec = marked(spec, marks)
@@ -301,6 +306,10 @@ def _cidr(text: str, flag: str, family: Family) -> Cidr:
 def _mask(text: str | None, flag: str, family: Family) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= BITS[family]:
-        raise Invalid(f"{flag} {text}: it is no prefix length; write a number from 1 to {BITS[family]}")
-    return int(text)
+    try:
+        mask = read_int(text)
+    except Invalid as error:
+        raise Invalid(f"{flag}: {error}; write a number from 1 to {BITS[family]}") from None
+    if not 1 <= mask <= BITS[family]:
+        raise Invalid(f"{flag} {mask}: it is no prefix length; write a number from 1 to {BITS[family]}")
+    return mask

@@ -9,8 +9,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..config import Loaded, load, store_of
-from ..connect import SQLITE_LEASE, form_of, kubernetes_api, namespace_of, user_agent
+from ..config import InvalidConfig, Loaded, load, store_of
+from ..config.modes import Served
+from ..connect import NAMESPACE, SQLITE_LEASE, form_of, kubernetes_api, namespace_of, user_agent
 from ..snapshot import Snapshot, of_sqlite
 from .output import say
 
@@ -36,7 +37,7 @@ def look(args: argparse.Namespace, env: Mapping[str, str] = os.environ) -> tuple
     url = store_of(args, env)
     if url == KUBERNETES:
         return asyncio.run(_look_at_cluster(args, env))
-    loaded = load(args, env)
+    loaded = load(args, env, modes=Served())
     store = existing(url)
     if store is None:
         if not getattr(args, "makes_store", False):
@@ -47,7 +48,7 @@ def look(args: argparse.Namespace, env: Mapping[str, str] = os.environ) -> tuple
             snapshot = of_sqlite(store, SQLITE_LEASE)
     if snapshot.mode and loaded.config.sources["ipam"] == "default":
         args.ipam = snapshot.mode
-        loaded = load(args, env)
+        loaded = load(args, env, modes=Served())
     _warn(loaded)
     return loaded, snapshot
 
@@ -59,12 +60,9 @@ def is_kubernetes(args: argparse.Namespace, env: Mapping[str, str] = os.environ)
 
 def existing(url: str) -> SqliteStore | None:
     """The embedded store, opened; None where there is none yet."""
-    from ..sqlite.location import path_of
+    from ..sqlite.location import is_there, path_of
 
-    path = path_of(url)
-    if not path.exists():
-        return None
-    return writable(url)
+    return writable(url) if is_there(path_of(url)) else None
 
 
 def writable(url: str, author: str = "") -> SqliteStore:
@@ -96,18 +94,20 @@ def connection(
 async def _look_at_cluster(args: argparse.Namespace, env: Mapping[str, str]) -> tuple[Loaded, Snapshot]:
     from omnipam.providers.registry import find
 
-    from .. import cluster
+    async with connection(args, env) as api:  # says so where what it needs is not installed
+        from .. import cluster
 
-    async with connection(args, env) as api:
         loaded = await configured(api, args, env)
         config = loaded.config
         provider = find(config.ipam)
+        namespace = namespace_of(config, api.cluster)
+        args.lease = f"{namespace}/{config.lease_name}"
         snapshot = await cluster.read(
             api,
             form=form_of(config, provider),
             reads_pools=provider.reads_pools,
             reads_machines=provider.reads_machines,
-            namespace=namespace_of(config, api.cluster),
+            namespace=namespace,
             lease=config.lease_name,
             audit=args.command == "check",
         )
@@ -125,8 +125,21 @@ async def configured(api: Api, args: argparse.Namespace, env: Mapping[str, str] 
             env.get(prefix + name) for prefix in ("OMNIPAM_", "CILIUM_") for name in ("CONFIG", "CONFIG_DIR")
         )
     )
+    name = f"{args.namespace}/{CONFIG_MAP}"
     keys = None if named else await configmap.read(api, args.namespace, CONFIG_MAP)
-    loaded = load(args, env, keys, configmap_name=f"{args.namespace}/{CONFIG_MAP}")
+    try:
+        loaded = load(args, env, keys, configmap_name=name, modes=Served())
+    except InvalidConfig as error:
+        if keys is None:
+            raise
+        kept = f"ConfigMap {name} is refused as a whole: an operator that runs keeps the configuration that it had until then"
+        raise InvalidConfig(
+            (*error.problems, f"{kept}; correct it, or override those keys by flags")
+        ) from None
+    if keys is None and not named and args.namespace != NAMESPACE:  # somebody said that it is there
+        say(
+            f"omnipam: ConfigMap {name} is not there: defaults, environment and flags alone (--namespace, --config)"
+        )
     _warn(loaded)
     return loaded
 

@@ -62,7 +62,12 @@ def refusals(old: Config, new: Config) -> tuple[str, ...]:
         if source == "default" and not key.optional:
             step = "set it, or restart to use the default pool"
             lines.append(
-                line(key.name, f"was {before} and is gone: a running pool is not emptied", source, step)
+                line(
+                    key.name,
+                    f"was {before} and is gone: a running pool is not emptied",
+                    "no source sets it",
+                    step,
+                )
             )
         elif source != "default" and not getattr(new, key.field):
             lines.append(

@@ -43,7 +43,7 @@ def problems(config: Config, broken: AbstractSet[str]) -> list[str]:
                 "false, and enable-ipv6 is false too: no family is left",
                 "set one of them to true",
             )
-        elif config.ipam == "cluster-pool" and "ipam" not in broken:
+        elif config.ipam == "cluster-pool":  # also in place of a mode that cannot be read
             for family in FAMILIES:
                 _check_pool(config, family, broken, complain)
     _check_lease(config, broken, complain)

@@ -9,9 +9,12 @@ from collections.abc import Callable
 
 import msgspec
 
+from omnipam.providers.registry import OURS
+
 from . import poolspecs, values
 
 MODES = ("cluster-pool", "kubernetes", "multi-pool", "eni", "azure", "alibabacloud")
+"""Cilium's; what is served here `modes` knows."""
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -24,7 +27,7 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 BOOL = Kind("BOOL", values.read_bool, "write true or false")
-INT = Kind("N", values.read_int, "write a whole number")
+INT = Kind("N", values.read_int, f"write a whole number, at most {values.LARGEST}")
 FLOAT = Kind("N", values.read_float, "write a number, as in 20 or 0.5")
 DURATION = Kind("DURATION", values.read_duration, "write it as in 60s, 5m, 1m30s or 500ms")
 CIDRS = Kind(
@@ -84,7 +87,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 KEYS: tuple[Key, ...] = (
     Key(
-        name="ipam", kind=TEXT, default="cluster-pool", choices=MODES, unit=", ".join(MODES),
+        name="ipam", kind=TEXT, default="cluster-pool", unit=", ".join(OURS),
         meaning="IPAM mode; the same as the agents'",
     ),
     Key(name="enable-ipv4", kind=BOOL, default="true", unit="true, false", meaning="serve IPv4"),

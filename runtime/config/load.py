@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import ChainMap
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import msgspec
 
@@ -14,13 +15,12 @@ from ..sqlite.location import default_url
 from . import sources
 from .checks import line, problems
 from .config import Config
-from .keys import BOOL, BY_NAME, DURATION, KEYS, MODES, Key
+from .keys import BOOL, BY_NAME, DURATION, KEYS, Key
+from .modes import Known, Modes
 from .sources import Layer, Setting
 from .values import format_duration, shown
 
-if TYPE_CHECKING:
-    import argparse
-
+KNOWN = Known()
 _FIRST_NAMES = 5  # of unknown keys, in their one summary line
 
 
@@ -40,13 +40,35 @@ class Loaded(msgspec.Struct, frozen=True):
     path: str | None
 
 
+class _Once(argparse.Action):
+    """A flag whose second value would silently take the place of the first."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        args: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(args, self.dest)
+        if before is not None:
+            raise argparse.ArgumentError(
+                self, f"given twice, {shown(before)} and {shown(values)}; keep one of them"
+            )
+        setattr(args, self.dest, values)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `--config`, `--config-dir` and a flag for every key. None of them has a default: `load` knows those."""
     parser.allow_abbrev = False  # half a key's name must not set it
     group = parser.add_argument_group("configuration", "also read from OMNIPAM_KEY and CILIUM_KEY; flags win")
     where = group.add_mutually_exclusive_group()
-    where.add_argument("--config", metavar="FILE", help="YAML: a flat mapping of keys, or a ConfigMap")
-    where.add_argument("--config-dir", metavar="DIR", help="one file a key, as a ConfigMap is mounted")
+    where.add_argument(
+        "--config", metavar="FILE", action=_Once, help="YAML: a flat mapping of keys, or a ConfigMap"
+    )
+    where.add_argument(
+        "--config-dir", metavar="DIR", action=_Once, help="one file a key, as a ConfigMap is mounted"
+    )
     for key in KEYS:
         text = f"{key.meaning} ({key.unit}; default: {_default_text(key)})".replace("%", "%%")
         flag, metavar = f"--{key.name}", key.kind.metavar
@@ -68,7 +90,7 @@ def load(
     configmap: Mapping[str, str] | None = None,
     *,
     configmap_name: str = "kube-system/cilium-config",
-    modes: Collection[str] = MODES,
+    modes: Modes = KNOWN,
 ) -> Loaded:
     """Reads every source, checks the whole, and returns it.
 
@@ -81,15 +103,18 @@ def load(
         layers.insert(1 if path else 0, sources.from_mapping(configmap, f"ConfigMap {configmap_name}"))
     wrong = [problem for layer in layers for problem in layer.problems]
     settings = ChainMap(*(layer.settings for layer in reversed(layers)))
+    store = settings["store"].text if "store" in settings else ""
     values: dict[str, object] = {}
     broken: set[str] = set()
     for key in KEYS:
         setting = settings.get(key.name)
         try:
-            values[key.field] = _value(key, setting, modes)
+            if key.name == "ipam" and setting and setting.text and not modes.has(setting.text, store):
+                raise Invalid(f"{shown(setting.text)} is not a mode that is served here")
+            values[key.field] = _value(key, setting)
         except Invalid as error:
             source = setting.source if setting else "default"
-            advice = _advice(key, modes)
+            advice = modes.advice(store) if key.name == "ipam" else _advice(key)
             wrong.append(line(key.name, str(error), source, advice))
             broken.add(key.name)
             values[key.field] = _read(key, key.default) if key.default is not None else None
@@ -109,11 +134,10 @@ def store_of(args: argparse.Namespace, env: Mapping[str, str]) -> str:
     if setting is None:
         return default_url(env)
     try:
-        return str(_value(BY_NAME["store"], setting, MODES))
-    except Invalid as error:
-        raise InvalidConfig(
-            [line("store", str(error), setting.source, BY_NAME["store"].kind.advice)]
-        ) from None
+        return str(_value(BY_NAME["store"], setting))
+    except Invalid:
+        load(args, env)  # says this with all else that is wrong
+        raise
 
 
 def _layers(args: argparse.Namespace, env: Mapping[str, str]) -> tuple[str | None, list[Layer]]:
@@ -137,7 +161,7 @@ def _layers(args: argparse.Namespace, env: Mapping[str, str]) -> tuple[str | Non
     return (file if file is not None else directory), layers
 
 
-def _value(key: Key, setting: Setting | None, modes: Collection[str]) -> object:
+def _value(key: Key, setting: Setting | None) -> object:
     """The typed value, None where nothing set it and its default hangs on others. Raises Invalid with the reason."""
     if setting is None:
         return None if key.default is None else _read(key, key.default)
@@ -146,20 +170,16 @@ def _value(key: Key, setting: Setting | None, modes: Collection[str]) -> object:
     if not setting.text and not key.optional:
         raise Invalid("set but empty")
     value = _read(key, setting.text)
-    if key.choices and value not in _choices(key, modes):
+    if key.choices and value not in key.choices:
         raise Invalid(f"{shown(setting.text)} is none of the values it can have")
     if key.least is not None and isinstance(value, int | float) and value < key.least:
         raise Invalid(f"{shown(setting.text)} is too small")
     return value
 
 
-def _choices(key: Key, modes: Collection[str]) -> Collection[str]:
-    return modes if key.name == "ipam" else key.choices
-
-
-def _advice(key: Key, modes: Collection[str]) -> str:
+def _advice(key: Key) -> str:
     if key.choices:
-        return f"use one of {', '.join(_choices(key, modes))}"
+        return f"use one of {', '.join(key.choices)}"
     if key.least is None:
         return key.kind.advice
     least = format_duration(key.least) if key.kind is DURATION else f"{key.least:g}"

@@ -14,14 +14,14 @@ from omnipam.core.errors import Invalid
 from omnipam.core.space import Space
 from omnipam.core.values import PoolRange, PoolSpec
 
+from .values import read_int, read_kubernetes_name, shown
+
 _NEXT = re.compile(r",(?=\s*[^,;:=]+=)")  # a comma within a value stands before no `NAME=`
 _BOOLEANS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 
 
 def read_pool_specs(text: str) -> tuple[PoolSpec, ...]:
     """`NAME=SPEC,NAME=SPEC`, or a JSON object of strings. Raises Invalid."""
-    from .values import read_kubernetes_name
-
     if text.lstrip().startswith("{"):
         try:
             pairs = list(msgspec.json.decode(text, type=dict[str, str]).items())
@@ -32,7 +32,7 @@ def read_pool_specs(text: str) -> tuple[PoolSpec, ...]:
         for item in filter(None, (part.strip() for part in _NEXT.split(text))):
             name, equals, spec = item.partition("=")
             if not equals:
-                raise Invalid(f"{item!r} is not of the form NAME=SPEC")
+                raise Invalid(f"{shown(item)} is not of the form NAME=SPEC")
             pairs.append((name.strip(), spec))
     found: dict[str, PoolSpec] = {}
     for name, spec in pairs:
@@ -49,7 +49,7 @@ def read_pool_spec(name: str, text: str) -> PoolSpec:
     for field in bare.split(";"):
         key, colon, value = field.partition(":")
         if not colon:
-            raise Invalid(f"invalid number of key delimiters in pool spec {bare}")
+            raise Invalid(f"invalid number of key delimiters in pool spec {shown(bare)}")
         fields[key] = value
     ranges: list[PoolRange] = []
     for family in FAMILIES:
@@ -83,9 +83,13 @@ def _cidr(key: str, text: str, bits: int) -> Cidr:
 
 
 def _mask(key: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) > 255:
-        raise Invalid(f'invalid value for key "{key}": {text!r} is no number from 0 to 255')
-    return int(text)
+    try:
+        mask = read_int(text)
+    except Invalid as error:
+        raise Invalid(f'invalid value for key "{key}": {error}') from None
+    if not 0 <= mask <= 255:
+        raise Invalid(f'invalid value for key "{key}": {mask} is no number from 0 to 255')
+    return mask
 
 
 def _flag(fields: dict[str, str], key: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -128,6 +129,8 @@ def _read_directory(path: str) -> Layer:
 
 
 def _read_text(path: str) -> str:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # of a pipe nobody knows when, or whether, it ends
+        raise Invalid(f"{printable(path)}: is not a regular file; copy what it gives into one, and name that")
     with open(path, "rb") as file:
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:

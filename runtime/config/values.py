@@ -32,7 +32,9 @@ _LONGEST = (1 << 63) - 1  # nanoseconds of Go's longest Duration, 292 years
 _PART = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)"
 _DURATION = re.compile(rf"\+?(?:{_PART})+")
 _PARTS = re.compile(_PART)
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+LARGEST = (1 << 31) - 1
+"""Of whole numbers; none of ours is meant to be near it."""
+_WHOLE = re.compile(r"([+-]?)([0-9]+)")
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?")
 _SEPARATORS = re.compile(r"[\s,]+")
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")  # a DNS subdomain, RFC 1123
@@ -69,8 +71,15 @@ def read_bool(text: str) -> bool:
 
 
 def read_int(text: str) -> int:
-    if not _WHOLE.fullmatch(text):
+    """A whole number. Zeros before it are refused: Go, and YAML 1.1, take them for octal."""
+    match = _WHOLE.fullmatch(text)
+    if match is None:
         raise Invalid(f"{shown(text)} is not a whole number")
+    sign, digits = match.groups()
+    if len(digits) > 1 and digits.startswith("0"):
+        raise Invalid(f"{shown(text)} begins with 0, which some read as octal")
+    if len(digits) > len(str(LARGEST)) or int(digits) > LARGEST:
+        raise Invalid(f"{shown(text)} is too {'small' if sign == '-' else 'large'}")
     return int(text)
 
 

@@ -190,10 +190,14 @@ def salvaged(raw: bytes, why: str) -> Node:
 
 
 def is_collectable(source: CiliumNode) -> bool:
-    """Whether garbage collection may take it when its Node is gone: it has no owner, and is not marked to stay."""
+    """Whether garbage collection may take it when its Node is gone: it has no owner, and is not marked to stay.
+
+    Nor to be ignored: what is marked so is never written, and a deletion is the last of writes. Cilium deletes it.
+    """
     metadata = source.metadata
     marks = metadata.annotations
-    return not metadata.owner_references and not (marks is not None and is_true(marks.do_not_gc))
+    marked = marks is not None and (is_true(marks.do_not_gc) or is_true(marks.ignore))
+    return not metadata.owner_references and not marked
 
 
 def is_true(value: str | None) -> bool:

@@ -21,6 +21,7 @@ from omnipam.core.errors import Invalid
 
 from .errors import one_line
 
+LARGEST = 4 << 20  # bytes of a file that is read; a device may be endless
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 
@@ -161,14 +162,15 @@ def load(
     """Return the cluster that this process should talk to. Raises Invalid, one line, saying what to do."""
     if listed := environ.get("KUBECONFIG"):
         paths = [Path(part) for part in listed.split(os.pathsep) if part]
-        present = [path for path in paths if path.exists()]
+        present = [path for path in paths if _is_there(path)]
         if not present:
             raise Invalid(f"KUBECONFIG={listed}: no such file; correct it, or unset it to use ~/.kube/config")
         return from_kubeconfig(present, context)
-    if context is None and environ.get("KUBERNETES_SERVICE_HOST") and (service_account / "token").exists():
+    pod = context is None and environ.get("KUBERNETES_SERVICE_HOST")
+    if pod and _is_there(service_account / "token"):
         return from_service_account(environ, service_account)
-    default = (home if home is not None else Path.home()) / ".kube" / "config"
-    if default.exists():
+    default = (home if home is not None else _home()) / ".kube" / "config"
+    if _is_there(default):
         return from_kubeconfig([default], context)
     raise Invalid(
         f"no kubeconfig: set KUBECONFIG, or write {default}, or run in a pod with a service account"
@@ -213,7 +215,7 @@ def from_kubeconfig(paths: list[Path], context: str | None = None) -> Cluster:
         )
     path, chosen = _entry(contexts, name, where, "context", "contexts")
     cluster_path, cluster = _entry(clusters, chosen.cluster, f"{path}: context {name}", "cluster", "clusters")
-    user = Auth()
+    user = Auth()  # a context without a user is one who says nothing of itself, as with kubectl
     if chosen.user:
         user_path, entry = _entry(users, chosen.user, f"{path}: context {name}", "user", "users")
         user = _auth(user_path, chosen.user, entry, cluster)
@@ -247,6 +249,10 @@ def _cluster(path: Path, name: str, entry: _Cluster, auth: Auth, namespace: str)
 
 def _auth(path: Path, name: str, user: _User, cluster: _Cluster) -> Auth:
     where = f"{path}: user {name}"
+    for field, value in (("token", user.token), ("as", user.as_), ("as-uid", user.as_uid)):
+        sendable(value, f"{where}: {field}")
+    for group in user.as_groups or ():
+        sendable(group, f"{where}: as-groups")
     if user.auth_provider is not None:
         raise Invalid(f"{where}: auth-provider left Kubernetes in 1.26; use an exec plugin or a token")
     if user.as_user_extra:
@@ -320,18 +326,27 @@ def _entry(
 ) -> tuple[Path, E_]:
     if name not in entries:
         known = ", ".join(sorted(entries)) or "none"
-        raise Invalid(f"{where}: {kind} {name or '(empty)'}: not in {key} (there: {known})")
+        step = (
+            "name one of those with --context"
+            if kind == "context" and entries
+            else "add it, or correct the name"
+        )
+        raise Invalid(f"{where}: {kind} {name or '(empty)'}: not in {key} (there: {known}); {step}")
     return entries[name]
 
 
 def _url(text: str, where: str, key: str) -> str:
     try:
         parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        good = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and _is_word(text)
+        )
     except ValueError:
         good = False
     if not good:
-        shown = "is missing" if not text else "is not a URL" if "@" in text else f"{text}: is not a URL"
+        shown = (
+            "is missing" if not text else "is not a URL" if "@" in text else f"{one_line(text)}: is not a URL"
+        )
         raise Invalid(f"{where}: {key} {shown}; write http(s)://HOST:PORT")
     return text
 
@@ -348,10 +363,45 @@ def _pem(path: Path, where: str, key: str, file: str | None, inline: str | None)
 
 
 def _read(path: Path, what: str) -> bytes:
+    step = "make it readable or name another file"
     try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise Invalid(f"{what} {path}: {exc.strerror}; make it readable or name another file") from exc
+        if path.exists() and not path.is_dir() and not path.is_file():  # reading a pipe might never end
+            raise Invalid(f"{what} {path}: not a regular file; {step}")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+        raise Invalid(f"{what} {path}: {getattr(exc, 'strerror', None) or exc}; {step}") from exc
+    if len(content) > LARGEST:
+        raise Invalid(f"{what} {path}: larger than {LARGEST >> 20} MiB; name another file")
+    return content
+
+
+def _is_there(path: Path) -> bool:
+    """Whether the file exists. One that may not be looked at does: reading it then says what is wrong."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # neither HOME nor an entry in the user database
+        raise Invalid(
+            "no kubeconfig: there is no home directory to look in; set KUBECONFIG, or HOME"
+        ) from None
+
+
+def _is_word(text: str) -> bool:
+    return text.isprintable() and " " not in text
+
+
+def sendable(value: str | None, where: str) -> str | None:
+    """The value as it is. Raises Invalid, never showing it, where no header can carry it."""
+    if value and not value.isprintable():
+        raise Invalid(f"{where}: has a line break or a control character in it; write it on one line")
+    return value
 
 
 def _parse(path: Path) -> _Kubeconfig:
@@ -361,13 +411,15 @@ def _parse(path: Path) -> _Kubeconfig:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         content = yaml.load(text, Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: not UTF-8, or no such date
         mark = getattr(exc, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
+        why = one_line(str(getattr(exc, "problem", None) or type(exc).__name__))
         raise Invalid(
-            f"{path}:{line} is not YAML ({getattr(exc, 'problem', None) or type(exc).__name__})"
+            f"{path}:{line} is not YAML ({why}); mend it, or name another file with KUBECONFIG"
         ) from exc
     try:
         return msgspec.convert(content if content is not None else {}, _Kubeconfig)
     except msgspec.ValidationError as exc:
-        raise Invalid(one_line(f"{path}: not a kubeconfig: {exc}")) from exc
+        step = "correct that field, or name another file with KUBECONFIG"
+        raise Invalid(one_line(f"{path}: not a kubeconfig: {exc}; {step}")) from exc

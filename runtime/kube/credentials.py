@@ -18,7 +18,7 @@ import msgspec
 
 from omnipam.core.errors import Denied, Invalid, Unavailable
 
-from .config import Auth, Cluster, Exec
+from .config import Auth, Cluster, Exec, sendable
 from .errors import one_line
 
 if TYPE_CHECKING:
@@ -79,11 +79,12 @@ def _token(auth: Auth) -> str:
     assert auth.token_file is not None
     try:
         token = auth.token_file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as exc:
+    except (OSError, ValueError) as exc:  # ValueError: not UTF-8, or a NUL in the path
         why = getattr(exc, "strerror", None) or "not text"
         raise Invalid(f"token file {auth.token_file}: {why}; make it readable") from exc
     if not token:
         raise Invalid(f"token file {auth.token_file}: empty; put a token there")
+    sendable(token, f"token file {auth.token_file}")
     return token
 
 
@@ -100,7 +101,8 @@ async def _from_plugin(
     if answer.kind != "ExecCredential" or answer.api_version != plugin.api_version:
         got = one_line(f"{answer.kind} {answer.api_version}")
         raise Denied(
-            f"credential plugin {plugin.command}: answered {got}, not ExecCredential {plugin.api_version}"
+            f"credential plugin {plugin.command}: answered {got}, not ExecCredential {plugin.api_version};"
+            " update it, or correct exec.apiVersion"
         )
     status = answer.status
     if status is None or not (status.token or status.client_certificate_data):
@@ -108,6 +110,10 @@ async def _from_plugin(
             f"credential plugin {plugin.command}: gave neither token nor certificate; log in with it"
         )
     headers = list(auth.headers)
+    if status.token and not status.token.isprintable():
+        raise Denied(
+            f"credential plugin {plugin.command}: its token has a line break in it; log in with it anew"
+        )
     if status.token:
         headers.append(("Authorization", f"Bearer {status.token}"))
     until: float | None = None
@@ -138,21 +144,25 @@ async def _run(plugin: Exec) -> bytes:
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **dict(plugin.env), "KUBERNETES_EXEC_INFO": told},
         )
-    except OSError as exc:
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in its command, arguments or environment
         hint = one_line(plugin.install_hint) or "install it, or use another context"
-        raise Invalid(f"credential plugin {plugin.command}: {exc.strerror}; {hint}") from exc
+        why = getattr(exc, "strerror", None) or exc
+        raise Invalid(one_line(f"credential plugin {plugin.command}: {why}; {hint}")) from exc
     try:
         async with asyncio.timeout(PLUGIN_S):
             out, err = await process.communicate()
     except TimeoutError as exc:
-        raise Unavailable(f"credential plugin {plugin.command}: no answer in {PLUGIN_S:.0f} s") from exc
+        raise Unavailable(
+            f"credential plugin {plugin.command}: no answer in {PLUGIN_S:.0f} s; run it by hand"
+        ) from exc
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode != 0:
         lines = err.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise Denied(f"credential plugin {plugin.command}: exit {process.returncode}: {one_line(lines[-1])}")
+        why = one_line(lines[-1])
+        raise Denied(f"credential plugin {plugin.command}: exit {process.returncode}: {why}; run it by hand")
     return out
 
 

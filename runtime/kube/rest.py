@@ -1,12 +1,14 @@
 """One request function against the API server: bytes in, bytes out, our errors.
 
 Mutations are never repeated here (rule 5), except after a 401, which did nothing. There is no PUT (rule 1). A request counts
-as started when the gate has let it pass; all that follows, connecting included, ends within its time-out.
+as started when the gate has let it pass; all that follows, connecting included, ends within its time-out. The gate is asked
+once more when the connection is there, right before the first byte: a process may have been stopped in between.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -15,6 +17,7 @@ from typing import Any, Literal, Self
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from omnipam.core.errors import OmnipamError, OutcomeUnknown, Unavailable
@@ -56,13 +59,45 @@ class TokenBucket:
             await self._sleep(wait)
 
 
+class _Gated(aiohttp.BytesPayload):
+    """A body that asks the gate right before it is written.
+
+    aiohttp writes the head together with the body's first bytes (before 3.12 ahead of them, which alone is no request), without
+    an await between. What the gate raises closes the connection; it is kept here, since aiohttp raises an error of its own.
+    """
+
+    refused: OmnipamError | None = None
+
+    def __init__(self, body: bytes, gate: Callable[[], None]) -> None:
+        super().__init__(body)
+        self._gate = gate
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        self._ask()
+        await super().write(writer)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._ask()
+        await super().write_with_length(writer, content_length)
+
+    def _ask(self) -> None:
+        try:
+            self._gate()
+        except OmnipamError as error:
+            self.refused = error
+            raise
+
+
 class Api:
     """A connection to one API server; use as `async with Api(cluster, …) as api`.
 
     connections: requests in flight at most; watches and urgent requests (the Lease's) come on top.
     timeout_s: total time of a request unless it says otherwise; an operator passes lease duration − renew deadline.
     qps, burst: pacing of reads and of mutations, each by itself; 0 is none.
-    gate: called right before each mutation starts that is not urgent; raises to forbid it. May be set later.
+    gate: called right before each mutation starts that is not urgent, and again before its first byte is sent; raises an
+    OmnipamError to forbid it. May be set later.
+    patience_s: how long a 403 of a server that is not known to be ready is Unavailable; 0 is not at all. Until a starting API
+    server has read its Roles it refuses everything.
     clock: monotonic, the loop's unless given; wall: seconds since 1970, for the expiry that exec plugins state.
     """
 
@@ -76,6 +111,7 @@ class Api:
         qps: float = 0.0,
         burst: int = 0,
         gate: Callable[[], None] | None = None,
+        patience_s: float = 0.0,
         clock: Callable[[], float] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -85,6 +121,9 @@ class Api:
         self._connections = connections
         self._timeout_s = timeout_s
         self._pace = (qps, burst)
+        self._patience_s = patience_s
+        self._ready = False  # the server has said so since it was last away
+        self._patient_until: float | None = None
         self._clock, self._wall = clock, wall
         self._times: dict[float, aiohttp.ClientTimeout] = {}
         self._fixed: dict[str, Any] = {}  # aiohttp's own keywords, the same for every request
@@ -106,13 +145,13 @@ class Api:
             None  # until when renewing is not tried again, and why
         )
         self._retired: list[aiohttp.ClientSession] = []
-        self._session = self._open()
+        self._sessions = self._open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for session in (self._session, *self._retired):
+        for session in (*self._sessions, *self._retired):
             await session.close()
 
     async def request(
@@ -130,18 +169,21 @@ class Api:
         """Return the body of a 2xx answer.
 
         path, query: already percent-encoded (names of Kubernetes objects need none).
-        urgent: not paced, not gated, not counted: for the Lease, which must pass when all else waits.
+        urgent: not paced, not gated, not counted, on connections of their own: for the Lease, which must pass when all else
+        waits, and not stand behind thirty handshakes because a write took the connection that was there.
         Raises what `errors.refusal` makes of an answer; Unavailable if surely nothing was sent, or for a read without
         an answer; OutcomeUnknown for a mutation whose answer was lost; whatever the gate raises.
         """
         if urgent:
-            return await self._request(method, path, query, body, content_type, accept, timeout_s, None)
+            return await self._request(
+                method, path, query, body, content_type, accept, timeout_s, urgent=True
+            )
         bucket = self._reads if method == "GET" else self._mutations
         if bucket is not None:
             await bucket.take()
         async with self._slots:
             gate = self.gate if method != "GET" else None
-            return await self._request(method, path, query, body, content_type, accept, timeout_s, gate)
+            return await self._request(method, path, query, body, content_type, accept, timeout_s, gate=gate)
 
     async def get(
         self, path: str, query: str = "", *, accept: str | None = None, urgent: bool = False
@@ -181,7 +223,6 @@ class Api:
             None,
             accept,
             timeout,
-            None,
             read_bufsize=UNBUFFERED if gather_s else None,
         )
         try:
@@ -204,10 +245,14 @@ class Api:
         content_type: str | None,
         accept: str | None,
         timeout_s: float | None,
-        gate: Callable[[], None] | None,
+        *,
+        gate: Callable[[], None] | None = None,
+        urgent: bool = False,
     ) -> bytes:
         timeout = self._timeout(self._timeout_s if timeout_s is None else timeout_s)
-        response = await self._send(method, path, query, body, content_type, accept, timeout, gate)
+        response = await self._send(
+            method, path, query, body, content_type, accept, timeout, gate=gate, urgent=urgent
+        )
         if 200 <= response.status < 300:
             try:
                 return await response.read()
@@ -224,7 +269,9 @@ class Api:
         content_type: str | None,
         accept: str | None,
         timeout: aiohttp.ClientTimeout,
-        gate: Callable[[], None] | None,
+        *,
+        gate: Callable[[], None] | None = None,
+        urgent: bool = False,
         read_bufsize: int | None = None,
     ) -> aiohttp.ClientResponse:
         """Return the response once its head is there, after one more try with new credentials if it was a 401."""
@@ -239,13 +286,15 @@ class Api:
             await self._renew(self._credential, rejected=False)
         for last in (False, True):
             used = self._credential
+            gated = None
             if gate is not None:
                 gate()
+                gated = _Gated(body or b"", gate)
             try:
-                response = await self._session.request(
+                response = await self._sessions[urgent].request(
                     method,
                     url,
-                    data=body,
+                    data=gated or body,
                     headers=headers,
                     timeout=timeout,
                     allow_redirects=False,
@@ -253,6 +302,8 @@ class Api:
                     **self._fixed,
                 )
             except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+                if gated is not None and gated.refused is not None:  # nothing was sent
+                    raise gated.refused from None
                 raise self._lost(exc, method, path) from exc
             if response.status != 401 or last:
                 break
@@ -281,17 +332,20 @@ class Api:
             self._credential, self._until = fresh, fresh.until_s or float("inf")
             if new_certificate or fresh.headers != used.headers:
                 # Connections know their certificate and sessions their headers: a new one. What is under way ends in the old.
-                self._retired.append(self._session)
-                self._session = self._open()
-            if len(self._retired) > 2:
+                self._retired.extend(self._sessions)
+                self._sessions = self._open()
+            while len(self._retired) > 4:
                 await self._retired.pop(0).close()
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _open(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientSession]:
+        """A session for all, and one for what is urgent."""
         secure = self.cluster.server.startswith("https:")
+        tls = credentials.tls_context(self.cluster, self._credential) if secure else True
+        return self._session(tls), self._session(tls)
+
+    def _session(self, tls: ssl.SSLContext | bool) -> aiohttp.ClientSession:
         # No limit here: `_slots` is ours, so that the gate is asked after the wait for a connection, not before.
-        connector = aiohttp.TCPConnector(
-            limit=0, ssl=credentials.tls_context(self.cluster, self._credential) if secure else True
-        )
+        connector = aiohttp.TCPConnector(limit=0, ssl=tls)
         headers = [("User-Agent", self._user_agent), ("Accept", JSON), *self._credential.headers]
         session = aiohttp.ClientSession(
             connector=connector,
@@ -316,13 +370,29 @@ class Api:
             body = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError):
             body = b""  # the code alone says enough
-        return refusal(
+        error = refusal(
             f"{method} {path}",
             response.status,
             body,
             mutation=method != "GET",
             retry_after=response.headers.get("Retry-After"),
         )
+        if response.status == 403 and self._patience_s and await self._may_be_starting():
+            return Unavailable(f"{error}, unless the API server is still starting")
+        return error
+
+    async def _may_be_starting(self) -> bool:
+        """Whether a server that refuses us may not yet know its Roles: it is not ready, and has not been for long."""
+        if self._ready:
+            return False
+        if self._patient_until is None:
+            self._patient_until = self._now() + self._patience_s
+        if self._now() >= self._patient_until:
+            return False
+        response = await self._send("GET", "/readyz", "", None, None, None, self._timeout(self._timeout_s))
+        response.close()
+        self._ready = response.status == 200
+        return not self._ready
 
     async def _chunks(
         self, path: str, response: aiohttp.ClientResponse, gather_s: float
@@ -337,6 +407,7 @@ class Api:
 
     def _lost(self, exc: Exception, method: Method, path: str) -> OmnipamError:
         server = self.cluster.server
+        self._ready, self._patient_until = False, None  # it may come back as another
         match exc:
             case aiohttp.ClientConnectorCertificateError():
                 why = one_line(str(exc.certificate_error))

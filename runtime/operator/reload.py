@@ -45,6 +45,7 @@ class Reloader:
         self._asked = asyncio.Event()
         self._configmap: Mapping[str, str] | None = None
         self._warned: str | None = None
+        self._stands_refused = False
 
     def ask(self) -> None:
         """SIGHUP: read again now."""
@@ -98,8 +99,12 @@ class Reloader:
             if change.warning is not None and change.warning != self._warned:
                 self._log.warning(change.warning)
             self._warned = change.warning
+            if self._stands_refused:  # who was told of the refusal is told of its end
+                self._stands_refused = False
+                self._log.info("configuration accepted again", keys=list(change.live))
         except Invalid as error:
             self._metrics.reloads["refused"] += 1
+            self._stands_refused = True
             for line in str(error).splitlines():
                 self._log.warning("configuration refused; the running one stays", why=line)
             await self._refused(str(error).replace("\n", "; "))

@@ -44,11 +44,11 @@ class Telling:
         for problem in problems:
             if problem not in before:
                 new.setdefault(problem.reason, []).append(problem)
-        for reason, problems in new.items():
-            self._metrics.problems[reason] += len(problems)
-            more = {"more": len(problems) - 1} if len(problems) > 1 else {}
-            self._log.warning("unmet demand", node=node.name, reason=reason, text=str(problems[0]), **more)
-        return [problems[0] for problems in new.values()]
+        for reason, alike in new.items():
+            self._metrics.problems[reason] += len(alike)
+            more = {"more": len(alike) - 1} if len(alike) > 1 else {}
+            self._log.warning("unmet demand", node=node.name, reason=reason, text=str(alike[0]), **more)
+        return [alike[0] for alike in new.values()]
 
     async def report(self, node: Node, problems: list[Problem]) -> None:
         """Shows them in the store. Raises LostLease; all else is logged."""

@@ -18,7 +18,7 @@ import msgspec
 from omnipam.core.allocator import Denied, Published, Version
 from omnipam.core.drive import Publish
 from omnipam.core.errors import Invalid, NotFound, OmnipamError, Unavailable
-from omnipam.core.values import Held, Kept, Node, PoolSpec, Problem
+from omnipam.core.values import Finding, Held, Kept, Node, PoolSpec, Problem
 
 from ..election import LostLease
 from ..store import Sink
@@ -64,6 +64,7 @@ class AsyncSqliteStore:
         self._sink: Sink | None = None
         self._failed: asyncio.Future[None] | None = None
         self._known: dict[str, str] = {}
+        self._findings: list[Finding] = []
         self._epoch = 0
         self._waiting: deque[tuple[Publish, asyncio.Future[Published]]] = deque()
         self._flush_queued = False
@@ -96,6 +97,7 @@ class AsyncSqliteStore:
     async def follow(self, sink: Sink) -> None:
         """As the port says. Returns when the store is closed."""
         self._sink, self._known = sink, {}
+        self._tell_findings()
         self._failed = failed = asyncio.get_running_loop().create_future()
         try:
             self._begin_list()
@@ -149,7 +151,10 @@ class AsyncSqliteStore:
         await self._worker.call(job)
 
     async def kept(self) -> tuple[Kept, ...]:
-        return await self._worker.call(lambda: self._opened().kept())
+        kept, findings = await self._worker.call(lambda: self._opened().readable_kept())
+        self._findings.extend(findings)
+        self._tell_findings()
+        return kept
 
     async def keep(self, kept: Sequence[Kept]) -> None:
         await self._worker.call(lambda: self._opened().keep(kept))
@@ -162,7 +167,7 @@ class AsyncSqliteStore:
 
         def job() -> bool:
             store = self._opened()
-            if any(pool.name == spec.name for pool in store.pool_states()):
+            if any(pool.name == spec.name for pool in store.pools()):
                 return False
             store.add_pool(spec)
             return True
@@ -180,6 +185,13 @@ class AsyncSqliteStore:
         await self._worker.call(lambda: self._opened().report(name, problem))
 
     # -- on the event loop
+
+    def _tell_findings(self) -> None:
+        """To who follows; until somebody does they wait."""
+        if self._sink is not None:
+            for finding in self._findings:
+                self._sink.finding(finding)
+            self._findings.clear()
 
     def _begin_list(self) -> None:
         if self._sink is None:

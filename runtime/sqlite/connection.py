@@ -13,11 +13,18 @@ from typing import Self
 
 from omnipam.core.errors import Invalid, OmnipamError, OutcomeUnknown, Unavailable
 
+from ..election import LostLease
 from . import schema
 from .location import prepare_directory
 
 _OTHER_PATH = "or pass --store with another path"
 _RETRY_S = 0.01
+
+
+class Replaced(LostLease):
+    """The path names another file by now, or none: whoever works on that one does not see us, nor our lease."""
+
+    reason = "Replaced"
 
 
 def said(error: sqlite3.Error, path: object) -> OmnipamError:
@@ -130,11 +137,12 @@ def _roll_back(db: sqlite3.Connection) -> None:
 
 class File:
     """An open file. Every method raises Unavailable where it cannot be used now (locked for longer than `busy_s`, disk full),
-    Invalid where a person must mend it, OutcomeUnknown where a commit failed."""
+    Invalid where a person must mend it, OutcomeUnknown where a commit failed, Replaced where the path is another file's now."""
 
     def __init__(self, path: Path, *, busy_s: float) -> None:
         self.path = path
         self._db = connect(path, busy_s=busy_s)
+        self._identity = self._identity_at_path()
 
     def close(self) -> None:
         self._db.close()
@@ -154,5 +162,25 @@ class File:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """All writes within happen, durably, or none."""
+        self.check_place()
         with in_our_words(self.path), writing(self._db):
             yield self._db
+
+    def check_place(self) -> None:
+        """Raises Replaced where the path does not lead to this file any more. A few microseconds."""
+        try:
+            found = self._identity_at_path()
+        except OSError:  # a directory that may not be entered any more: that says nothing of the file
+            return
+        if found is None or found != self._identity:
+            what = "is not there any more" if found is None else "is another file now"
+            raise Replaced(
+                f"store {self.path} {what}: it was moved, deleted or replaced while it was in use: put it back, and start again"
+            )
+
+    def _identity_at_path(self) -> tuple[int, int] | None:
+        try:
+            there = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return there.st_dev, there.st_ino  # not used again for another file while we have this one open

@@ -7,13 +7,16 @@ from collections.abc import Callable
 
 import msgspec
 
-from omnipam.core.errors import Conflict, Invalid, NotFound, Unavailable
+from omnipam.core.errors import Conflict, NotFound, Unavailable
 
 from ..election import Held, Record
 from .store import SqliteStore
 from .worker import T, Worker
 
 _decoder = msgspec.json.Decoder(Record)
+
+UNENDING_S = 10**10
+"""How long a row that cannot be read is held: nobody knows by whom, so it is never free."""
 
 
 class SqliteLease:
@@ -52,7 +55,13 @@ class SqliteLease:
         await self._worker.stop()
 
     async def get(self) -> Held | None:
-        return await self._call(lambda store: read(store, self._name))
+        def job(store: SqliteStore) -> Held | None:
+            try:
+                return _read(store, self._name)
+            except _Unreadable as error:
+                raise Unavailable(f"{error}: nobody leads until then") from error
+
+        return await self._call(job)
 
     async def create(self, record: Record) -> Held:
         return await self._call(lambda store: create(store, self._name, record))
@@ -70,6 +79,7 @@ class SqliteLease:
                 raise Unavailable(
                     f"lease {self._name}: {self._store.path} did not answer within {self._request_s:g} s"
                 )
+            self._store.check_place()
             return job(self._store)
 
         return await self._worker.call(run)
@@ -83,17 +93,30 @@ class SqliteLease:
             self._store = None
 
 
+class _Unreadable(Exception):
+    """The text says which row, why, and what to do."""
+
+
 def read(store: SqliteStore, name: str) -> Held | None:
-    """The lease; None if there is none. Raises Invalid where the row cannot be read."""
+    """The lease, for who only looks; None if there is none. A row that cannot be read shows a holder that says so, without end."""
+    try:
+        return _read(store, name)
+    except _Unreadable as error:
+        return Held(Record(f"unknown: {error}", UNENDING_S, "", "", 0), "")
+
+
+def _read(store: SqliteStore, name: str) -> Held | None:
     with store.reading() as db:
         row = db.execute("SELECT record, version FROM leases WHERE name = ?", (name,)).fetchone()
     if row is None:
         return None
     try:
+        if not isinstance(row[1], int):
+            raise TypeError(f"its version is {row[1]!r}")
         return Held(_decoder.decode(row[0]), str(row[1]))
     except (msgspec.MsgspecError, TypeError) as error:
-        raise Invalid(
-            f"store {store.path}: lease {name} cannot be read: {error}: delete its row in table leases"
+        raise _Unreadable(
+            f"store {store.path}, table leases: row {name} cannot be read ({error}): delete the row once no operator runs"
         ) from error
 
 
@@ -112,7 +135,7 @@ def update(store: SqliteStore, name: str, record: Record, version: str) -> Held:
         row = db.execute("SELECT version FROM leases WHERE name = ?", (name,)).fetchone()
         if row is None:
             raise NotFound(f"lease {name} is not in {store.path} any more")
-        if str(row[0]) != version:
+        if not isinstance(row[0], int) or str(row[0]) != version:
             raise Conflict(f"lease {name}: another process has written it in {store.path}")
         db.execute(
             "UPDATE leases SET version = version + 1, record = ? WHERE name = ?", (_text(record), name)

@@ -42,6 +42,17 @@ def path_of(url: str) -> Path:
     return Path(path)
 
 
+def is_there(path: Path) -> bool:
+    """Whether the file exists. Raises Invalid where that cannot be seen."""
+    try:
+        return path.exists()
+    except OSError as error:  # a directory that may not be entered, a name that is too long
+        raise Invalid(
+            f"store {path}: it cannot be looked at ({error.strerror}): "
+            "make its directories accessible, or pass --store with another path"
+        ) from error
+
+
 def prepare_directory(path: Path) -> None:
     """Creates the file's directory, for its owner only. One that exists is left as it is. Raises Invalid."""
     missing = []
@@ -52,10 +63,11 @@ def prepare_directory(path: Path) -> None:
             directory = directory.parent
         for each in reversed(missing):
             each.mkdir(mode=0o700, exist_ok=True)
+        is_directory = path.is_dir()
     except OSError as error:
         raise Invalid(
             f"store {path}: its directory cannot be created ({error.strerror}: {error.filename}): "
             "create it, or pass --store with another path"
         ) from error
-    if path.is_dir():
+    if is_directory:
         raise Invalid(f"store {path} is a directory: pass --store with the path of a file in it")

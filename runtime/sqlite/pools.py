@@ -5,13 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from omnipam.core.cidr import parse
 from omnipam.core.errors import Invalid, NotFound, Refused
-from omnipam.core.values import Kept, PoolSpec, Problem
+from omnipam.core.values import Finding, Kept, PoolSpec, Problem
 
 from . import rows
 from .connection import File
 from .values import Recorded
+
+LONGEST = 80
+"""Characters of a value that an error quotes."""
 
 
 class PoolTables(File):
@@ -21,13 +23,7 @@ class PoolTables(File):
         """Raises LostLease where what only a leader writes must not be written."""
 
     def pools(self) -> tuple[PoolSpec, ...]:
-        """The pools that were added, by name. Raises Invalid where a row is no pool."""
-        with self.reading() as db:
-            found = db.execute("SELECT name, spec FROM pools ORDER BY name").fetchall()
-        return tuple(rows.pool_of(name, spec) for name, spec in found)
-
-    def pool_states(self) -> tuple[PoolSpec, ...]:
-        """The pools as an allocator is told of them: a row that is no pool says so itself."""
+        """The pools that were added, by name. A row that is no pool says so itself, in `unreadable`."""
         with self.reading() as db:
             found = db.execute("SELECT name, spec FROM pools ORDER BY name").fetchall()
         states = []
@@ -38,6 +34,8 @@ class PoolTables(File):
                 problem = Problem("PoolRefused", str(error), f"omnipam pool delete {name}, and add it again")
                 states.append(PoolSpec(name, max_blocks=0, unreadable=(problem,)))
         return tuple(states)
+
+    pool_states = pools
 
     def add_pool(self, spec: PoolSpec) -> None:
         """Adds a pool. Raises Invalid if there is one of that name."""
@@ -65,25 +63,40 @@ class PoolTables(File):
             db.execute("DELETE FROM pools WHERE name = ?", (name,))
 
     def kept(self) -> tuple[Kept, ...]:
-        """Sorted. Raises Invalid where a row is no CIDR: to skip it might grant it."""
+        """Sorted. Raises Invalid where a row cannot be read: `readable_kept` goes on without it."""
+        kept, findings = self.readable_kept()
+        if findings:
+            raise Invalid(str(findings[0]))
+        return kept
+
+    def readable_kept(self) -> tuple[tuple[Kept, ...], tuple[Finding, ...]]:
+        """Sorted, and a finding for each row that cannot be read."""
         with self.reading() as db:
-            found = db.execute("SELECT pool, cidr, owner, until FROM kept").fetchall()
-        try:
-            return tuple(sorted(Kept(pool, parse(cidr), owner, until) for pool, cidr, owner, until in found))
-        except Invalid as error:
-            raise Invalid(f"store {self.path}, table kept: {error}: correct or delete the row") from error
+            found = _kept(db)
+        findings = tuple(
+            Finding(
+                "StateUnreadable",
+                ("Table/kept",),
+                f"store {self.path}, table kept: row {_shown(row)} cannot be read ({_short(str(why))}): "
+                "the range that it keeps from being granted is not known",
+                "correct the row, or delete it if no pod uses that range",
+            )
+            for row, why in found.items()
+            if isinstance(why, Invalid)
+        )
+        return tuple(sorted(kept for kept in found.values() if isinstance(kept, Kept))), findings
 
     def keep(self, kept: Sequence[Kept]) -> None:
-        """Replaces what is kept."""
+        """Replaces what is kept, but for rows that cannot be read: only a person knows what they meant."""
         wanted = {(each.pool, str(each.cidr), each.owner, each.until) for each in kept}
         with self.writing() as db:
             self._check_lease(db)
-            had = set(db.execute("SELECT pool, cidr, owner, until FROM kept"))
+            had = {row for row, kept in _kept(db).items() if isinstance(kept, Kept)}
             db.executemany(
                 "DELETE FROM kept WHERE pool = ? AND cidr = ? AND owner = ?",
                 [each[:3] for each in had - wanted],
             )
-            db.executemany("INSERT INTO kept VALUES (?, ?, ?, ?)", sorted(wanted - had))
+            db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", sorted(wanted - had))
 
     def settings(self) -> Recorded:
         """What the operator recorded. Raises Invalid where it cannot be read."""
@@ -100,3 +113,23 @@ class PoolTables(File):
         with self.writing() as db:
             self._check_lease(db)
             db.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", wanted.items())
+
+
+def _kept(db: sqlite3.Connection) -> dict[tuple[object, ...], Kept | Invalid]:
+    """The rows of table kept, each with what it says, or why it cannot be read."""
+    found: dict[tuple[object, ...], Kept | Invalid] = {}
+    for row in db.execute("SELECT pool, cidr, owner, until FROM kept ORDER BY pool, cidr, owner"):
+        try:
+            found[row] = rows.kept_of(row)
+        except Invalid as error:
+            found[row] = error
+    return found
+
+
+def _shown(row: tuple[object, ...]) -> str:
+    names = ("pool", "cidr", "owner", "until")
+    return f"({', '.join(f'{name} {_short(repr(value))}' for name, value in zip(names, row, strict=True))})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

@@ -18,6 +18,7 @@ from omnipam.core.values import (
     Demand,
     Facts,
     Held,
+    Kept,
     Node,
     PoolRange,
     PoolSpec,
@@ -191,7 +192,11 @@ def pool_of(name: str, text: str) -> PoolSpec:
     """Raises Invalid where the text is no pool."""
     try:
         return _pool_spec(name, _pool_decoder.decode(text))
-    except (msgspec.MsgspecError, Invalid) as error:
+    except (
+        msgspec.MsgspecError,
+        Invalid,
+        TypeError,
+    ) as error:  # TypeError: SQLite keeps numbers in any column
         raise Invalid(
             f"pool {name}: its row cannot be read: {error}: delete the pool and add it again"
         ) from error
@@ -205,6 +210,17 @@ def pools_of(text: str) -> tuple[PoolSpec, ...]:
         raise Invalid(
             f"setting pools cannot be read: {error}: start the operator, which records it anew"
         ) from error
+
+
+def kept_of(row: tuple[object, ...]) -> Kept:
+    """Of pool, cidr, owner, until. Raises Invalid where they are none."""
+    pool, cidr, owner, until = row
+    for value in (pool, cidr, owner):
+        if not isinstance(value, str):
+            raise Invalid(f"{value!r} is no text")
+    if not isinstance(until, float | int):
+        raise Invalid(f"{until!r} is not a number of seconds")
+    return Kept(str(pool), parse(str(cidr)), str(owner), until)
 
 
 def _pool_wire(spec: PoolSpec) -> _PoolJson:

@@ -186,6 +186,7 @@ class SqliteStore(PoolTables):
         """Writes grants in one transaction, each for itself: one that is refused leaves the others be. Never raises what a
         `Published` can say, but LostLease. An answer is given when all are on disk."""
         try:
+            self.check_place()
             with writing(self._db):
                 self._check_lease(self._db)
                 return [self._publish(self._db, publish) for publish in publishes]
@@ -278,8 +279,10 @@ class SqliteStore(PoolTables):
         row = db.execute("SELECT record FROM leases WHERE name = ?", (self._lease,)).fetchone()
         try:
             holder = _HOLDER.decode(row[0]).holder if row is not None else ""
-        except (msgspec.MsgspecError, TypeError):
-            holder = ""
+        except (msgspec.MsgspecError, TypeError) as error:
+            raise LostLease(
+                f"store {self.path}, table leases: row {self._lease} cannot be read ({error}); restart to stand again"
+            ) from error
         if holder != self._author:
             raise LostLease(
                 f"lease {self._lease} in {self.path}: {holder or 'nobody'} holds it now; restart to stand again"

@@ -52,7 +52,7 @@ class Watch:
         """All pools, if they are not those that were last told of."""
         if not self._reads_pools:
             return None
-        pools = self._store.pool_states()
+        pools = self._store.pools()
         if pools == self._pools:
             return None
         self._pools = pools

@@ -6,6 +6,8 @@ import itertools
 import random
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -354,3 +356,66 @@ def test_kills_at_any_moment_while_nodes_come_and_go(url: str, tmp_path: Path, s
         elif event.event == "returned":
             assert owners.pop(event.cidr) == event.node, event
     assert owners == {str(each.block.cidr): each.node for each in store.grants()}
+
+
+AMID_IMPORTS = """
+import os, sys
+from omnipam.runtime.cli import main
+
+class Sender:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), int(sys.argv[2]))
+
+sys.meta_path.insert(0, Sender())
+sys.exit(main(["operator", "--store=" + sys.argv[3]]))
+"""
+
+
+@pytest.mark.parametrize("module", ["argparse", "omnipam.runtime.cli.operator", "omnipam.runtime.connect"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_amid_its_imports_ends_it_well(url: str, module: str, number: signal.Signals) -> None:
+    """Nothing was started, so nothing failed: a supervisor that stops what it just started sees no error."""
+    ended = subprocess.run(
+        [sys.executable, "-c", AMID_IMPORTS, module, str(int(number)), url],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_file_that_is_taken_from_under_it_ends_the_leader(url: str, tmp_path: Path, replaced: bool) -> None:
+    """Else it leads on in a file that nobody sees, beside one that leads on the new file."""
+    with operator(url, tmp_path, *POOL, name="one") as one:
+        one.until_leading()
+        for suffix in ("", "-wal", "-shm"):
+            (tmp_path / f"omnipam.db{suffix}").unlink()
+        if replaced:
+            with SqliteStore(url) as other:
+                other.add_node(Node("n"))
+        assert one.wait(10) == 1
+        (line,) = [line for line in one.lines() if line["level"] == "error"]
+        assert line["event"].startswith(f"store {tmp_path}/omnipam.db is ")
+        assert "Traceback" not in one.text()
+
+
+def test_a_lease_row_that_cannot_be_read_is_nobodys_until_it_is_mended(
+    url: str, tmp_path: Path, store: SqliteStore
+) -> None:
+    with store.writing() as db:
+        db.execute("INSERT INTO leases VALUES ('omnipam-operator', 1, '{')")
+    with operator(url, tmp_path, *POOL) as op:
+        line = op.until_said("leader election: trying on")
+        assert "delete the row once no operator runs" in line["why"]
+        store.add_node(Node("n"))
+        until = time.monotonic() + 4  # longer than a lease lasts
+        op.until(lambda: time.monotonic() > until, "it stands by")
+        assert not granted(store)
+        with store.writing() as db:
+            db.execute("DELETE FROM leases")
+        op.until(lambda: served(store, "n"), "granted")
+        assert len(op.lines("leader election: trying on")) == 1
+        assert op.stop() == 0

@@ -78,6 +78,9 @@ class Proxy:
         """Connections taken since the start."""
         self.lost = 0
         """Requests and answers that `lose_request` and `lose_answer` have taken."""
+        self.greeted: Callable[[int], object] = lambda connections: None
+        """Called when a client's handshake is done, before a byte of it is read, with how many there have been."""
+        self._greetings = 0
         self._delay_s = 0.0
         self._traps: list[_Trap] = []
         self._lines: set[_Line] = set()
@@ -208,6 +211,8 @@ class Proxy:
             if isinstance(error, OSError):
                 return
             raise
+        self._greetings += 1
+        self.greeted(self._greetings)
         line = _Line(asyncio.StreamWriter(transport, protocol, reader, self._loop))
         self._lines.add(line)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import signal
 import threading
@@ -29,8 +30,12 @@ from tests.kube.operated import (
 )
 from tests.operator_process import SHORT_LEASE
 
+from omnipam.core.errors import Retryable
+from omnipam.runtime.kube.config import from_kubeconfig
+from omnipam.runtime.kube.rest import Api
+
 FLAGS = (*POOL, *SHORT_LEASE, "--nodes-gc-interval=0")
-RENEW_S = 2.0
+LEASE_S, RENEW_S = 3.0, 2.0
 
 
 @pytest.fixture
@@ -133,7 +138,12 @@ def test_a_replica_takes_over_when_the_leader_is_killed(kube: Cluster, tmp_path:
 def test_a_leader_that_slept_through_its_lease_ends_and_writes_nothing(kube: Cluster, tmp_path: Path) -> None:
     with operator(kube, tmp_path, *FLAGS, name="one") as one:
         one.until_leading()
-        with operator(kube, tmp_path, *FLAGS, name="two") as two, Witness(kube) as witness:
+        # The other may itself be slowed by a busy machine: its own Lease outlasts that.
+        patient = ("--leader-election-lease-duration=8s", "--leader-election-renew-deadline=6s")
+        with (
+            operator(kube, tmp_path, *FLAGS, *patient, name="two") as two,
+            Witness(kube) as witness,
+        ):
             two.until_said("standing by")
             one.send(signal.SIGSTOP)
             for number in range(30):
@@ -147,6 +157,33 @@ def test_a_leader_that_slept_through_its_lease_ends_and_writes_nothing(kube: Clu
             assert two.running
     assert not witness.conflicts
     assert not witness.changed
+
+
+@pytest.mark.parametrize("connections", [12, 16, 20])
+def test_a_leader_that_slept_while_it_connected_sends_nothing_more(
+    kube: Cluster, tmp_path: Path, connections: int
+) -> None:
+    """Stopped amid thirty first writes, each on a connection of its own that is just there. Nobody else writes meanwhile."""
+    for number in range(30):
+        add(kube.admin, f"n{number}")
+    with kube.proxy() as proxy, operator(kube, tmp_path, *FLAGS, proxy=proxy) as op:
+        stopped = threading.Event()
+
+        def stop(greetings: int) -> None:
+            if greetings == connections:
+                op.send(signal.SIGSTOP)
+                stopped.set()
+
+        proxy.greeted = stop
+        assert stopped.wait(30)
+        woken = time.monotonic() + LEASE_S
+        op.until(lambda: time.monotonic() > woken, "its lease has run out")
+        before = {each["metadata"]["name"]: each for each in kube.admin.get(CILIUM_NODES)["items"]}
+        op.send(signal.SIGCONT)
+        assert op.wait() == 1
+        assert op.lines("leader election: the lease is lost")
+    after = {each["metadata"]["name"]: each for each in kube.admin.get(CILIUM_NODES)["items"]}
+    assert after == before
 
 
 def test_a_lost_lease_ends_it_and_no_request_starts_after_the_deadline(
@@ -217,3 +254,25 @@ def test_without_its_namespace_it_ends_with_one_line(kube: Cluster, tmp_path: Pa
         (line,) = [line for line in op.plain() if line.startswith("omnipam: ")]
         assert "no-such-namespace" in line
         assert "Traceback" not in op.text()
+
+
+async def test_an_api_server_that_starts_denies_nothing_to_who_waits_for_it(
+    start_apiserver: type[ApiServer],
+) -> None:
+    """Until it has read its Roles it refuses all; an operator that took this at its word would end with exit code 2."""
+    with start_apiserver() as own:
+        prepare(own)
+        own.kill_apiserver()
+        starting = asyncio.get_running_loop().run_in_executor(None, own.restart_apiserver)
+        refused = 0
+        async with Api(
+            from_kubeconfig([own.kubeconfig(OPERATOR)]), user_agent="test", patience_s=30.0
+        ) as api:
+            while not starting.done() or not await api.get(CILIUM_NODES):
+                try:
+                    await api.get(CILIUM_NODES)
+                except Retryable as error:
+                    refused += "403 Forbidden" in str(error)
+                await asyncio.sleep(0.001)
+        await starting
+        assert refused

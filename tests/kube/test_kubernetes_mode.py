@@ -143,7 +143,10 @@ def test_a_node_without_a_cidr_is_told_after_its_grace_and_heals(kube: Cluster, 
         add_machine(admin, "wrong", podCIDR="fd00:1::/64", podCIDRs=["fd00:1::/64"])
         add(admin, "wrong")
         op.until(
-            lambda: error_of(admin, "late").startswith("no ipv4 pod CIDR: the Node has none, or is not there — "), "in the status"
+            lambda: error_of(admin, "late").startswith(
+                "no ipv4 pod CIDR: the Node has none, or is not there — "
+            ),
+            "in the status",
         )
         op.until(
             lambda: "fd00:1::/64 is ipv6, which is not enabled" in error_of(admin, "wrong"),

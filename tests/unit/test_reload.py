@@ -126,8 +126,22 @@ async def test_a_bad_one_changes_nothing_and_is_shown(tmp_path: Path, bad: dict[
         assert "\n" not in world.refused[0]
         (line,) = world.said("configuration refused")
         assert line["why"] in world.refused[0]
+        assert not world.said("configuration accepted again")
         world.reloader.configmap(GROWN)  # compared with what runs, not with what was refused
-        await world.until(lambda: world.adopted)
+        await world.until(lambda: world.adopted and world.said("configuration accepted again"))
+
+
+async def test_a_refusal_that_is_taken_back_is_said(tmp_path: Path) -> None:
+    """Also where what is good again is what runs anyway; and once."""
+    async with running(World(tmp_path, OLD)) as world:
+        world.reloader.configmap(BAD)
+        await world.until(lambda: world.refused)
+        for loads in (3, 4):
+            world.fetched = OLD
+            world.reloader.ask()
+            await world.until(lambda loads=loads: world.loads == loads)
+        assert not world.adopted
+    assert len(world.said("configuration accepted again")) == 1
 
 
 async def test_what_the_allocator_refuses_is_refused(tmp_path: Path) -> None:

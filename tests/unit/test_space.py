@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import pytest
 
-from omnipam.core.cidr import parse
+from omnipam.core.cidr import Cidr, parse
 from omnipam.core.errors import Invalid
 from omnipam.core.quarantine import Quarantine
 from omnipam.core.space import Space
@@ -111,6 +114,84 @@ def test_a_family_without_a_range_is_counted_where_it_is_used() -> None:
     ]
     assert one.has_ranges("ipv4")
     assert not one.has_ranges("ipv6")
+
+
+# -- pools of very many ranges. What counts is the work, not the time: it is the same on any machine
+
+
+def work(call: Callable[[], object]) -> int:
+    """How many byte codes a call runs."""
+    count = 0
+
+    def trace(frame, event, arg):  # type: ignore[no-untyped-def]  # as sys.settrace wants it
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def scattered(count: int, *, full: int = 0, reserved: int = 0) -> Space:
+    """So many /30 of /32 that do not touch, in no order of their addresses; so many of the first ones are full."""
+    places = [place * 7919 % count for place in range(count)]  # 7919 is prime
+    one = Space(
+        PoolSpec(
+            ranges=tuple(PoolRange(Cidr(32, (10 << 24) + 8 * place, 30), 32, (31,)) for place in places),
+            reserved=tuple(Cidr(32, (11 << 24) + place, 32) for place in range(reserved)),
+        )
+    )
+    for place in places[:full]:
+        one.force("before", Cidr(32, (10 << 24) + 8 * place, 30))
+    return one
+
+
+LAST = Cidr(32, (10 << 24) + 8 * 30, 32)
+ASKED: dict[str, Callable[[Space], object]] = {
+    "take": lambda one: one.take("ipv4", "a"),
+    "take_sized": lambda one: one.take_sized("ipv4", 31, "a"),
+    "next": lambda one: one.next("ipv4"),
+    "foresee": lambda one: next(one.foresee("ipv4", 31)),
+    "sizes": lambda one: one.sizes("ipv4"),
+    "free_blocks": lambda one: one.free_blocks("ipv4"),
+    "inside": lambda one: one.inside(LAST),
+    "touches": lambda one: one.touches(LAST),
+    "others": lambda one: one.others("a", LAST),
+    "claim": lambda one: one.claim("a", LAST),
+    "free": lambda one: one.free("before", LAST),
+    "hold_back": lambda one: one.hold_back(LAST),
+    "let_go": lambda one: one.let_go(LAST),
+    "others outside": lambda one: one.others("a", parse("192.168.0.0/24")),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_what_is_asked_of_a_pool_costs_no_more_with_many_ranges(asked: str) -> None:
+    few, many = scattered(32, full=20), scattered(2048, full=2000)
+    assert work(lambda: ASKED[asked](many)) < 1.5 * work(lambda: ASKED[asked](few)) + 40
+
+
+@pytest.mark.parametrize("reserved", [False, True])
+def test_a_pool_of_many_ranges_is_built_in_proportion(reserved: bool) -> None:
+    few, many = (
+        work(lambda count=count: scattered(count, reserved=count if reserved else 0)) for count in (64, 512)
+    )
+    assert many < 8 * 1.3 * few
+
+
+def test_an_overlap_among_many_ranges_is_found_in_proportion() -> None:
+    def refused(count: int) -> None:
+        ranges = [PoolRange(Cidr(32, (10 << 24) + place, 32), 32) for place in range(count)]
+        with pytest.raises(Invalid, match=rf"requested CIDR 10\.0\.0\.0/8 collides with .* {ranges[0].cidr}"):
+            Space(PoolSpec(ranges=(*ranges, PoolRange(parse("10.0.0.0/8"), 32))))
+
+    assert work(lambda: refused(512)) < 8 * 1.3 * work(lambda: refused(64))
 
 
 # -- quarantine

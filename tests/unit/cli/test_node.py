@@ -98,6 +98,16 @@ def test_the_default_store_is_the_users(console: Console, tmp_path: Path) -> Non
         (["a/b"], "a/b"),
         (["a", "--label", "novalue"], "novalue"),
         (["a", "--label", "=x"], "=x"),
+        (["a", "--label", "a b=c"], "'a b=c': its key"),
+        (["a", "--label", "a/b/c=d"], "a/b/c=d: its key"),
+        (["a", "--label", "A.com/b=c"], "A.com/b=c: its key"),
+        (["a", "--label", "k=b c"], "'k=b c': its value"),
+        (["a", "--label", f"k={'v' * 64}"], "its value"),
+        (["a", "--label=--"], "--label: -- is no value"),
+        (["a", "--ipam=multi-pool", "--pool", "mars=030"], "--pool mars=030: 030 begins with 0"),
+        (["a", "--ipam=multi-pool", "--pool", f"mars={'9' * 5000}"], "is too large"),
+        (["a", "--ipam=multi-pool", "--pool", "mars=0"], "NAME=N"),
+        (["a", "--max-blocks", f"mars={'9' * 5000}"], "it has 5005 characters"),
         (["a", "--label", "k=1", "--label", "k=2"], "two values"),
         (["a", "--address", "10.0.0.0/24"], "10.0.0.0/24"),
         (["a", "--address", "300.1.1.1"], "300.1.1.1"),
@@ -243,14 +253,17 @@ def test_on_kubernetes_kubectl_writes(
     kubectl.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
-    answer = console("node", "add", "a", "--label", 'k=it\'s "quoted"', "--store", "kubernetes")
+    answer = console(
+        "node", "add", "a", "--label=k=v", "--instance-id", 'it\'s "quoted"', "--store", "kubernetes"
+    )
     assert (answer.code, answer.out) == (2, "")
     done = subprocess.run(answer.err.splitlines()[1], shell=True, capture_output=True, text=True, check=True)
     words, _, manifest = done.stdout.partition("\n")
     assert words == "apply -f -"
     made = json.loads(manifest)
     assert (made["apiVersion"], made["kind"]) == ("cilium.io/v2", "CiliumNode")
-    assert made["metadata"] == {"name": "a", "labels": {"k": 'it\'s "quoted"'}}
+    assert made["metadata"] == {"name": "a", "labels": {"k": "v"}}
+    assert made["spec"]["instance-id"] == 'it\'s "quoted"'
 
     answer = console("node", "delete", "a", "--store", "kubernetes")
     assert answer.code == 2

@@ -77,13 +77,16 @@ def test_unmet_demand_has_cause_and_next_step(console: Console) -> None:
     table = console("plan", "--cluster-pool-ipv4-cidr=10.0.0.0/23")
     assert table.cells[3][:2] == ["c", "Unmet"]
     assert "allocator full" in table.out
+    assert table.out.endswith(
+        "\n3 nodes in mode cluster-pool: 2 with actions, 1 with unmet demand; 3 × write nodes\n"
+    )
 
 
 def test_a_settled_store_needs_nothing(console: Console) -> None:
     console("node", "add", "a")
     serve(console, pool(("10.0.0.0/16", 24)))
     answer = console("plan")
-    assert answer.out == "1 node in mode cluster-pool, 0 with a plan: no calls\n"
+    assert answer.out == "1 node in mode cluster-pool: 0 with actions, 0 with unmet demand; no calls\n"
 
 
 def test_explain_walks_through(console: Console) -> None:
@@ -129,7 +132,8 @@ def test_explain_a_node_that_is_not_there(console: Console) -> None:
     ("words", "said"),
     [
         (["bogus"], "bogus"),
-        (["--ipam=bogus"], "cluster-pool, kubernetes"),
+        (["--ipam=bogus"], "use one of cluster-pool, multi-pool, or kubernetes with --store kubernetes"),
+        (["--ipam=eni"], "use one of cluster-pool, multi-pool, or kubernetes with --store kubernetes"),
         (["kubernetes"], "--store kubernetes"),
         (["--cluster-pool-ipv4-cidr=10.0.0.0/33"], "cluster-pool-ipv4-cidr"),
         (["--cluster-pool-ipv4-cidr="], "set but empty"),

@@ -127,6 +127,24 @@ def test_dry_run_adds_nothing(console: Console) -> None:
         (["blue", "--ipv4-cidr=172.16.0.0/16", "--ipv4-mask-size=8"], "mask size 8"),
         (["blue", "--ipv4-cidr=172.16.0.0/16", "--ipv4-mask-size=33"], "33"),
         (["blue", "--ipv4-cidr=172.16.0.0/16", "--ipv4-mask-size=many"], "many"),
+        (
+            ["blue", "--ipv4-cidr=172.16.0.0/16", "--ipv4-mask-size=024"],
+            "--ipv4-mask-size: 024 begins with 0",
+        ),
+        (["blue", "--ipv4-cidr=172.16.0.0/16", f"--ipv4-mask-size={'9' * 5000}"], "is too large"),
+        (
+            ["blue", "--ipv4-cidr=172.16.0.0/16", "--ipv4-mask-size=24", f"--ipv4-mask-sizes={'9' * 5000}"],
+            "5000 characters",
+        ),
+        (
+            [
+                "blue",
+                "--ipv4-cidr=172.16.0.0/16",
+                "--ipv4-mask-size=24",
+                f"--max-blocks-per-node={'9' * 5000}",
+            ],
+            "5000 characters",
+        ),
         (["blue", "--ipv4-cidr=172.16.0.0/16,172.16.1.0/24", "--ipv4-mask-size=24"], "collides"),
         (["blue", "--ipv4-cidr=10.3.0.0/16", "--ipv4-mask-size=24"], "overlaps 10.0.0.0/8 of pool default"),
         (

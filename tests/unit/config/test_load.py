@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from omnipam.core.cidr import Cidr, parse
 from omnipam.runtime.config import KEYS, Config, InvalidConfig, Key, Loaded, add_arguments, load, store_of
+from omnipam.runtime.config.modes import Served
 
 HOME = {"HOME": "/home/u"}
 
@@ -204,8 +205,8 @@ MASK, POOL = "cluster-pool-ipv4-mask-size", "cluster-pool-ipv4-cidr"
         ),
         (
             "--ipam cluster-pol",
-            ("ipam: cluster-pol is none of the values it can have (flag --ipam); use one of cluster-pool, kubernetes,"
-            " multi-pool, eni, azure, alibabacloud"),
+            ("ipam: cluster-pol is not a mode that is served here (flag --ipam); use one of cluster-pool, kubernetes,"
+            " multi-pool"),
         ),
         (
             "--nodes-gc-interval 60",
@@ -214,7 +215,7 @@ MASK, POOL = "cluster-pool-ipv4-mask-size", "cluster-pool-ipv4-cidr"
         (
             "--cluster-pool-max-blocks-per-node 0",
             ("cluster-pool-max-blocks-per-node: 0 is too small (flag --cluster-pool-max-blocks-per-node); write a whole"
-            " number, at least 1"),
+            " number, at most 2147483647, at least 1"),
         ),
         (
             "--cluster-pool-reserved 0.0.0.0/0",
@@ -311,10 +312,50 @@ def test_unknown_names_give_one_line_without_values() -> None:
     assert loaded().warnings == ()
 
 
-def test_modes_may_come_from_whoever_knows_them() -> None:
-    assert load(flags("--ipam", "mine"), HOME, modes=["mine"]).config.ipam == "mine"
-    with pytest.raises(InvalidConfig, match="use one of mine"):
-        load(flags("--ipam", "eni"), HOME, modes=["mine"])
+@pytest.mark.parametrize(
+    ("mode", "store", "strict", "advice"),
+    [
+        ("eni", "kubernetes", False, "use one of cluster-pool, kubernetes, multi-pool"),
+        ("bogus", "kubernetes", True, "use one of cluster-pool, kubernetes, multi-pool"),
+        ("eni", "sqlite:///x.db", False, "use one of cluster-pool, multi-pool, or kubernetes with --store kubernetes"),
+        ("kubernetes", "sqlite:///x.db", True, "use one of cluster-pool, multi-pool, or kubernetes with --store kubernetes"),
+    ],
+)  # fmt: skip
+def test_only_modes_that_are_served_are_advised(mode: str, store: str, strict: bool, advice: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(flags("--ipam", mode, "--store", store), HOME, modes=Served(strict=strict))
+    (line,) = caught.value.problems
+    assert line == f"ipam: {mode} is not a mode that is served here (flag --ipam); {advice}"
+
+
+@pytest.mark.parametrize("mode", ["cluster-pool", "kubernetes", "multi-pool"])
+def test_modes_that_go_with_the_store_are_taken(mode: str) -> None:
+    assert (
+        load(flags("--ipam", mode, "--store=kubernetes"), HOME, modes=Served(strict=True)).config.ipam == mode
+    )
+    # what there is can be listed in any mode
+    assert load(flags("--ipam", mode), HOME, modes=Served()).config.ipam == mode
+
+
+def test_a_mode_that_cannot_be_read_hides_nothing() -> None:
+    words = (f"--{POOL}=10.0.0.0/8,10.1.0.0/16", f"--{MASK}=33", "--leader-election-renew-deadline=15s")
+    lines = refused("--ipam=nope", *words)
+    assert [line.split(":")[0] for line in lines] == ["ipam", POOL, "leader-election-renew-deadline"]
+    with pytest.raises(InvalidConfig) as caught:
+        load(flags("--ipam=eni", "--store=kubernetes", *words), HOME, modes=Served())
+    assert caught.value.problems == tuple(line.replace("nope", "eni") for line in lines)
+
+
+def test_a_bad_store_hides_nothing_either() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        store_of(flags("--store=mysql", "--nodes-gc-interval=3"), HOME)
+    assert [line.split(":")[0] for line in caught.value.problems] == ["store", "nodes-gc-interval"]
+
+
+@pytest.mark.parametrize("flag", ["--config", "--config-dir"])
+def test_a_second_file_does_not_silently_win(flag: str) -> None:
+    with pytest.raises(argparse.ArgumentError, match=r"given twice, a\.yaml and b\.yaml; keep one of them"):
+        flags(flag, "a.yaml", f"{flag}=b.yaml")
 
 
 def test_help_can_be_printed() -> None:

@@ -66,7 +66,7 @@ def test_another_mode_waits_with_everything() -> None:
 def test_a_pool_whose_key_is_gone_is_not_replaced_by_the_default() -> None:
     assert refusals(config(cluster_pool_ipv4_cidr="10.1.0.0/16"), config()) == (
         (
-            "cluster-pool-ipv4-cidr: was 10.1.0.0/16 and is gone: a running pool is not emptied (default);"
+            "cluster-pool-ipv4-cidr: was 10.1.0.0/16 and is gone: a running pool is not emptied (no source sets it);"
             " set it, or restart to use the default pool"
         ),
     )

@@ -188,3 +188,26 @@ def test_long_garbage_is_quoted_in_part(read: Callable[[str], object]) -> None:
     with pytest.raises(Invalid) as caught:
         read("x" * 100_000)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("030", "begins with 0"),
+        ("-01", "begins with 0"),
+        ("00", "begins with 0"),
+        ("2147483648", "is too large"),
+        ("9" * 5000, "is too large"),
+        ("-" + "9" * 5000, "is too small"),
+        ("3.0", "is not a whole number"),
+        ("٣", "is not a whole number"),
+    ],
+)
+def test_whole_numbers_that_are_refused(text: str, why: str) -> None:
+    with pytest.raises(Invalid, match=why):
+        values.read_int(text)
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("+7", 7), ("-7", -7), ("2147483647", 2**31 - 1)])
+def test_whole_numbers(text: str, number: int) -> None:
+    assert values.read_int(text) == number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,20 @@ def change(what: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             {"exec": {"command": "x", "apiVersion": EXEC, "interactiveMode": "Always"}},
             "no terminal here",
         ),
-        ("clusters", "text", "not a kubeconfig"),
+        ("clusters", "text", "not a kubeconfig: .*; correct that field, or name another file"),
+        (
+            "users.0.user",
+            {"token": "SECRET\nSECRET"},
+            "user u: token: has a line break .*; write it on one line",
+        ),
+        ("users.0.user", {"token": "SECRET\r"}, "user u: token: has a line break"),
+        ("users.0.user", {"as": "SECRET\x00"}, "user u: as: has a line break"),
+        ("users.0.user", {"as": "a", "as-groups": ["SECRET\n"]}, "user u: as-groups: has a line break"),
+        ("clusters.0.cluster.server", "https://h\n:6443", "is not a URL; write http"),
+        ("users.0.user", {"client-certificate": "a\0b"}, "client-certificate .*null .*; make it readable"),
+        ("current-context", "other", "name one of those with --context"),
+        ("contexts.0.context", {"cluster": "x"}, "cluster x: .*; add it, or correct the name"),
+        ("contexts.0.context", {"cluster": "c", "user": "x"}, "user x: .*; add it, or correct the name"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(tmp_path: Path, where: str, value: Any, says: str) -> None:
@@ -189,7 +203,9 @@ def test_bad_input_is_one_line_that_names_it(tmp_path: Path, where: str, value: 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a: [b\n", "line 2 is not YAML"),
+        ("a: [b\n", "line 2 is not YAML .*; mend it, or name another file with KUBECONFIG"),
+        ("current-context: 2001-99-99", "is not YAML"),
+        ("[" * 3000, "is not YAML"),
         ("\x00", "is not YAML"),
         ("just words", "not a kubeconfig"),
         ("", "no current-context"),
@@ -207,6 +223,47 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(Invalid, match="is not YAML"):
         at(path)
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """Reading a pipe or a device might never end."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    link = tmp_path / "link"
+    link.symlink_to(fifo)
+    for path in (fifo, link, "/dev/zero"):
+        with pytest.raises(Invalid, match=f"{path}: not a regular file; make it readable or name another"):
+            load(environ={"KUBECONFIG": str(path)}, home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("x" * 300, "File name too long; make it readable or name another file"),
+        (".", "Is a directory; make it readable or name another file"),
+        ("\0", "no such file; correct it"),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at(tmp_path: Path, path: str, says: str) -> None:
+    with pytest.raises(Invalid, match=says):
+        load(environ={"KUBECONFIG": path}, home=tmp_path)
+
+
+def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "k"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(Invalid, match="larger than 4 MiB; name another file"):
+        at(path)
+
+
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(Invalid, match="set KUBECONFIG, or HOME"):
+        load(environ={}, service_account=tmp_path)
 
 
 def test_nothing_at_all_says_what_to_do(tmp_path: Path) -> None:
@@ -304,6 +361,24 @@ async def test_a_plugin_that_gives_nothing_is_denied(tmp_path: Path, code: str, 
         await credentials.obtain(plugin(tmp_path / "p.py", code), clock=lambda: 0.0, wall=lambda: 0.0)
     assert "SECRET" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+async def test_no_token_with_a_line_break_is_sent(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("SECRET\nSECRET\n")
+    code = f"""import json
+print(json.dumps({{"kind": "ExecCredential", "apiVersion": "{EXEC}", "status": {{"token": "SECRET\\nx"}}}}))
+"""
+    for auth in (Auth(token_file=file), plugin(tmp_path / "p.py", code)):
+        with pytest.raises((Invalid, Denied), match="line break") as caught:
+            await credentials.obtain(auth, clock=lambda: 0.0, wall=lambda: 0.0)
+        assert "SECRET" not in str(caught.value)
+
+
+async def test_a_plugin_that_cannot_even_be_started() -> None:
+    auth = Auth(exec=Exec(api_version=EXEC, command="a\0b", args=(), env=(), install_hint=""))
+    with pytest.raises(Invalid, match="credential plugin .*; install it, or use another context"):
+        await credentials.obtain(auth, clock=lambda: 0.0, wall=lambda: 0.0)
 
 
 async def test_a_missing_plugin_says_how_to_install_it() -> None:

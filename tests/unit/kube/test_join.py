@@ -11,7 +11,7 @@ from omnipam.core.cidr import parse
 from omnipam.core.errors import Unavailable
 from omnipam.core.values import Finding, Node
 from omnipam.runtime.garbage import Orphan
-from omnipam.runtime.kube.ciliumnode import CiliumNode
+from omnipam.runtime.kube.ciliumnode import CiliumNode, Marks
 from omnipam.runtime.kube.join import Following
 from omnipam.runtime.kube.machine import Machine
 from omnipam.runtime.kube.meta import HasIdentity, Identity
@@ -288,6 +288,17 @@ def test_orphans_are_nodes_without_machine_and_owner() -> None:
     assert following.orphans()[0] == Orphan("a", "u", 2)
     following.node_event(Deleted("", "a", "u"))
     assert following.orphans() == [Orphan("b", "u")]
+
+
+def test_an_ignored_node_is_no_orphan() -> None:
+    """Nothing of it is ever written, and so it is not deleted; once the mark is gone, it is garbage like others."""
+    ignored = cilium_node("a")
+    marks = msgspec.structs.replace(ignored.metadata, annotations=Marks(ignore="TRUE"))
+    ignored = msgspec.structs.replace(ignored, metadata=marks)
+    following, _ = started([ignored], [])
+    assert following.orphans() == []
+    following.node_event(Changed(cilium_node("a")))
+    assert following.orphans() == [Orphan("a", "u")]
 
 
 def test_there_are_no_orphans_while_the_machines_are_unknown() -> None:

@@ -30,6 +30,7 @@ class Recorder:
         self.nodes: dict[str, Node] = {}
         self.versions: list[tuple[str, str]] = []
         self.reasons: list[str] = []
+        self.findings: list[Finding] = []
         self._told = asyncio.Event()
 
     def _tell(self, what: str, name: str = "") -> None:
@@ -62,7 +63,7 @@ class Recorder:
         self._tell("back")
 
     def finding(self, finding: Finding) -> None:
-        raise AssertionError(finding)
+        self.findings.append(finding)
 
     async def until(self, true: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -287,6 +288,24 @@ async def test_open_refuses(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="not a SQLite database"):
         await store.open()
     await store.close()
+
+
+async def test_what_is_kept_and_cannot_be_read_is_said(url: str, other: SqliteStore) -> None:
+    other.keep((Kept("default", parse("10.0.0.0/24")),))
+    with other.writing() as db:
+        db.execute("UPDATE kept SET cidr = 'x'")
+    async with following(url) as (store, sink):
+        assert await store.kept() == ()
+        assert [finding.reason for finding in sink.findings] == ["StateUnreadable"]
+    store = AsyncSqliteStore(url, author="operator")
+    await store.open()
+    assert await store.kept() == ()  # a leader asks before it follows
+    sink = Recorder()
+    follow = asyncio.create_task(store.follow(sink))
+    await sink.synced_again()
+    assert [finding.reason for finding in sink.findings] == ["StateUnreadable"]
+    await store.close()
+    await follow
 
 
 async def test_what_is_recorded(url: str, other: SqliteStore) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from omnipam.core.allocator import Version
@@ -63,8 +64,29 @@ def test_a_row_that_cannot_be_read_is_nobodys(url: str) -> None:
         node = store.add_node(Node("n"))
         with store.writing() as db:
             db.execute("INSERT INTO leases VALUES (?, 1, '{')", (LEASE,))
-        with pytest.raises(LostLease):
+        with pytest.raises(LostLease, match=r"table leases.*cannot be read"):
             store.publish(Publish(node, GRANT))
+
+
+@pytest.mark.parametrize("what", [*WRITES, "add_node"])
+@pytest.mark.parametrize("lead", [LEASE, ""])
+def test_nothing_is_written_into_a_file_that_is_gone_from_its_path(
+    url: str, tmp_path: Path, what: str, lead: str
+) -> None:
+    with SqliteStore(url, author="me", lease=lead) as store:
+        node = store.add_node(Node("n"))
+        lease.create(store, LEASE, held_by("me"))
+        WRITES[what](store, node) if what in WRITES else store.add_node(Node("m"))
+        before = content(store)
+        (tmp_path / "omnipam.db").rename(tmp_path / "elsewhere.db")
+        act = WRITES.get(what, lambda store, node: store.add_node(node))
+        if what == "record":
+            act = lambda store, node: store.record("multi-pool", ())
+        with pytest.raises(LostLease, match="is not there any more"):
+            act(store, msgspec.structs.replace(node, name="later"))
+        assert content(store) == before
+        (tmp_path / "elsewhere.db").rename(tmp_path / "omnipam.db")
+        store.add_node(Node("back"))
 
 
 async def test_all_that_wait_for_one_commit_learn_that_the_lease_is_lost(url: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from omnipam.core.errors import Conflict, Invalid, NotFound, Unavailable
-from omnipam.runtime.election import LeaseLock, Record
-from omnipam.runtime.sqlite.lease import SqliteLease
+from omnipam.core.errors import Conflict, NotFound, Unavailable
+from omnipam.runtime.election import Election, Elector, LeaseLock, LostLease, Record, Timing
+from omnipam.runtime.sqlite.lease import SqliteLease, read
 from omnipam.runtime.sqlite.store import SqliteStore
 
 A = Record("a", 15, "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:01.000000Z", 0)
@@ -62,13 +62,28 @@ async def test_of_many_at_once_one_wins(url: str) -> None:
             assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == 3
 
 
-async def test_unreadable(url: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("record", "{"), ("record", 7), ("record", b"\xff"), ("version", "x"), ("version", 1.5)],
+)
+async def test_a_row_that_cannot_be_read_is_not_free(url: str, column: str, value: object) -> None:
     async with opened(url) as lease:
         await lease.create(A)
         with SqliteStore(url) as store, store.writing() as db:
-            db.execute("UPDATE leases SET record = '{'")
-        with pytest.raises(Invalid, match="lease operator cannot be read"):
+            db.execute(f"UPDATE leases SET {column} = ?", (value,))
+        with pytest.raises(Unavailable, match=r"table leases: row operator.*cannot be read.*delete the row"):
             await lease.get()
+        for version in ("1", "2", str(value)):
+            with pytest.raises(Conflict):
+                await lease.create(B)
+            if column != "record" or version != "1":  # over the version that it wrote itself, its writer may
+                with pytest.raises(Conflict):
+                    await lease.update(B, version)
+        with SqliteStore(url) as store:
+            shown = read(store, "operator")  # for who only looks: somebody has it, without end
+            assert shown is not None
+            assert shown.record.holder.startswith("unknown: ")
+            assert shown.record.duration_s > 10**9
 
 
 async def test_a_locked_file_is_an_error_in_time(url: str) -> None:
@@ -79,3 +94,70 @@ async def test_a_locked_file_is_an_error_in_time(url: str) -> None:
         assert await lease.get() is None
     with pytest.raises(Unavailable):
         await lease.get()
+
+
+async def test_nobody_leads_on_a_row_that_cannot_be_read_until_it_is_mended(url: str) -> None:
+    now, told, slept = 0.0, [], 0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now, slept
+        now, slept = now + seconds, slept + 1
+        if slept == 40:  # long after any lease would have run out
+            with SqliteStore(url) as store, store.writing() as db:
+                db.execute("DELETE FROM leases")
+        await asyncio.sleep(0)
+
+    async with opened(url) as lease:
+        await lease.create(A)
+        with SqliteStore(url) as store, store.writing() as db:
+            db.execute("UPDATE leases SET record = '{'")
+        elector = Elector(
+            Election("me", Timing(3, 2, 0.5)),
+            lease,
+            clock=lambda: now,
+            wall=lambda: 0.0,
+            jitter=lambda: 0.5,
+            sleep=sleep,
+            trouble=told.append,
+        )
+        await elector.acquire()
+        assert slept == 40
+        (error,) = told
+        assert "delete the row" in str(error)
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+async def test_a_file_that_is_not_the_path_s_any_more_ends_the_leader(
+    url: str, tmp_path: Path, replaced: bool
+) -> None:
+    """Else two lead, each on a file that the other does not see."""
+    async with opened(url) as lease:
+        now = 0.0
+
+        async def sleep(seconds: float) -> None:
+            nonlocal now
+            now += seconds
+            await asyncio.sleep(0)
+
+        elector = Elector(
+            Election("me", Timing(3, 2, 0.5)),
+            lease,
+            clock=lambda: now,
+            wall=lambda: 0.0,
+            jitter=lambda: 0.5,
+            sleep=sleep,
+        )
+        await elector.acquire()
+        for suffix in ("", "-wal", "-shm"):
+            (tmp_path / f"x.db{suffix}").unlink()
+        if replaced:
+            async with opened(url) as other:
+                await other.create(B)
+        with pytest.raises(
+            LostLease, match=r"x\.db (is not there any more|is another file now).*start again"
+        ):
+            await elector.renew()
+        assert now == 0.5  # the first renewal
+        with pytest.raises(LostLease):
+            await lease.get()

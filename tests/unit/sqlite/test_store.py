@@ -413,9 +413,20 @@ def test_pools(store: SqliteStore) -> None:
     with pytest.raises(NotFound):
         store.delete_pool("blue")
     assert store.pools() == (PoolSpec("amber"),)
-    edit(store, "UPDATE pools SET spec = ?", '{"reserved": ["x"]}')
-    with pytest.raises(Invalid, match="pool amber"):
-        store.pools()
+
+
+@pytest.mark.parametrize("spec", ['{"reserved": ["x"]}', "{", 7, b"\xff", ""])
+def test_a_pool_whose_row_cannot_be_read_hides_no_other(store: SqliteStore, spec: object) -> None:
+    store.add_pool(POOL)
+    store.add_pool(PoolSpec("amber"))
+    edit(store, "UPDATE pools SET spec = ? WHERE name = 'amber'", spec)
+    amber, other = store.pools()
+    assert other == POOL
+    (problem,) = amber.unreadable
+    assert problem.text.startswith("pool amber: its row cannot be read: ")
+    assert problem.hint == "omnipam pool delete amber, and add it again"
+    store.delete_pool("amber")
+    assert store.pools() == (POOL,)
 
 
 def test_settings(store: SqliteStore) -> None:
@@ -435,9 +446,39 @@ def test_kept(store: SqliteStore) -> None:
     later = msgspec.structs.replace(one, until=NOW + 90)
     store.keep((later,))
     assert store.kept() == (later,)
-    edit(store, "UPDATE kept SET cidr = 'x'")
+    assert store.readable_kept() == ((later,), ())
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("cidr", "x"), ("cidr", b"\xff"), ("cidr", ""), ("until", "soon"), ("owner", b"a"), ("pool", b"p")],
+)
+def test_a_kept_row_that_cannot_be_read_is_said_and_left(
+    store: SqliteStore, column: str, value: object
+) -> None:
+    one, two = Kept("default", parse("10.0.0.0/24"), until=NOW + 60), Kept("default", parse("fd00::/64"), "a")
+    store.keep((one, two))
+    edit(store, f"UPDATE kept SET {column} = ? WHERE owner = ''", value)
+    kept, (finding,) = store.readable_kept()
+    assert kept == (two,)
     with pytest.raises(Invalid, match="table kept"):
         store.kept()
+    assert finding.reason == "StateUnreadable"
+    assert finding.text.startswith(f"store {store.path}, table kept: row (")
+    assert repr(value) in finding.text
+    assert finding.hint == "correct the row, or delete it if no pod uses that range"
+    store.keep(())
+    assert store.readable_kept() == ((), (finding,))  # only a person knows what it meant
+    store.keep((one,))
+    assert one in store.readable_kept()[0]
+
+
+def test_a_value_without_end_is_said_in_part(store: SqliteStore) -> None:
+    store.keep((Kept("default", parse("10.0.0.0/24")),))
+    edit(store, "UPDATE kept SET cidr = ?", "x\n" * 10_000)
+    _, (finding,) = store.readable_kept()
+    assert len(finding.text) < 500
+    assert "\n" not in finding.text
 
 
 def test_report(store: SqliteStore) -> None:
