@@ -32,7 +32,7 @@ def standing(records: Iterable[Record], space: Space) -> list[Finding]:
                 )
             )
         for cidr in record.foreign:
-            replaced = [str(own) for own in record.apart() if own.family == cidr.family]
+            replaced = cidr.family in record.replaced() and list(map(str, record.of(cidr.family)))
             objects = (f"CIDR/{cidr}", f"CiliumNode/{record.name}")
             if replaced:
                 found.append(

@@ -63,6 +63,11 @@ class Record(Claimant):
         """Its own blocks of a family."""
         return [cidr for cidr in self.blocks if cidr.family == family]
 
+    def replaced(self) -> set[Family]:
+        """Families of which its object shows a range that is not its own, and none that is."""
+        own = {cidr.family for cidr in self.blocks if not self.is_unshown(cidr)}
+        return {cidr.family for cidr in self.foreign if cidr.family not in own}
+
     def needs(self, families: Iterable[Family], max_blocks: int) -> tuple[Family, ...]:
         """Families in which it should get one more block: it has none at all, or all that it has are full."""
         if not self.writable:
@@ -93,7 +98,7 @@ class Record(Claimant):
             shown = self.blocks
         elif self.writable and shown != self.blocks:
             kept = [cidr for cidr in dict.fromkeys(shown) if cidr in self.blocks or cidr in self.foreign]
-            replaced = {cidr.family for cidr in self.foreign}
+            replaced = self.replaced()
             # A list that shrank is written back; one that was replaced is left alone, and said so.
             kept += [
                 cidr
@@ -151,7 +156,7 @@ def _foreign_problems(record: Record, families: tuple[Family, ...], space: Space
                     f"set enable-{family}, or take the CIDR out of spec.ipam.podCIDRs",
                 )
             )
-        elif missing := [cidr for cidr in record.of(family) if cidr not in shown]:
+        elif family in record.replaced() and (missing := record.of(family)):
             if not record.writable:
                 continue  # its list is put right once it may be written; which of the ranges replaced the other is not known
             granted = " ".join(map(str, sorted(missing)))

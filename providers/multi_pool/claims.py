@@ -37,7 +37,7 @@ class Claims(Contest[Record]):
     def learn(self, record: Record, now: float, *, newer: bool) -> None:
         """Takes in what the node's object shows. newer: no write of ours to an earlier version can arrive any more."""
         node = record.node
-        shown = distinct(node.holds.blocks, self.pools)
+        shown = distinct(node, self.pools)
         self.set_lost(record, tuple(cidr for cidr in record.lost if cidr in shown))
         for cidr in [cidr for cidr in record.blocks if cidr not in shown and cidr not in record.taken]:
             self._return(record, cidr, now)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from omnipam.core.cidr import Cidr, Family
-from omnipam.core.values import POD_CIDRS, Block, Node, PoolSpec
+from omnipam.core.values import POD_CIDRS, Node, PoolSpec
 
 from ..contest import Claimant
 from .pools import Pools
@@ -76,19 +76,26 @@ def usable(cidr: Cidr, spec: PoolSpec) -> int:
     return cidr.size - (not spec.first_usable) - (not spec.last_usable)
 
 
-def distinct(blocks: Iterable[Block], pools: Pools) -> dict[Cidr, str]:
-    """What an object shows, each address once: the wider block counts, and of two names the one whose pool it is of."""
+def distinct(node: Node, pools: Pools) -> dict[Cidr, str]:
+    """What an object shows, each address once: the wider block counts, and of two names the one whose pool it is of.
+
+    A range wider than any block is nobody's grant: where it covers blocks of the same object those count, and it is taken out
+    when the object is written. One that may not be written keeps all of it.
+    """
     found: dict[Cidr, str] = {}
-    last: Cidr | None = None
     named = sorted(
-        (block for block in blocks if block.pool != POD_CIDRS),
+        (block for block in node.holds.blocks if block.pool != POD_CIDRS),
         key=lambda block: (block.cidr, not pools.inside(block.pool, block.cidr), block.pool),
     )
+    frozen = node.ignored or node.unreadable
+    wide = [] if frozen else [block for block in named if pools.excess(block.cidr)]
+    left = set(wide)
+    last: Cidr | None = None
     for block in named:
-        if last is None or not last.contains(block.cidr):
+        if block not in left and (last is None or not last.contains(block.cidr)):
             last = block.cidr
             found[last] = block.pool
-    for block in blocks:
-        if block.pool == POD_CIDRS and not any(block.cidr.overlaps(cidr) for cidr in found):
-            found[block.cidr] = POD_CIDRS
+    for block in (*wide, *(block for block in node.holds.blocks if block.pool == POD_CIDRS)):
+        if not any(block.cidr.overlaps(cidr) for cidr in found):
+            found[block.cidr] = block.pool
     return found

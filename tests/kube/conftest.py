@@ -13,7 +13,7 @@ from tests.kube import cleanup
 from tests.kube.apiserver import ApiServer
 from tests.kube.binary import NoServer, server_binary
 from tests.kube.cluster import Cluster
-from tests.kube.external import VARIABLE, ExternalCluster
+from tests.kube.external import VARIABLE, ExternalCluster, cannot
 
 HERE = Path(__file__).parent
 NO_SERVER = pytest.StashKey[str]()
@@ -54,7 +54,7 @@ def start_apiserver(request: pytest.FixtureRequest) -> Iterator[StartApiServer]:
 
         def start(**options: object) -> ApiServer:
             if why:
-                _skip(why)
+                cannot(why)
             return stack.enter_context(cast(StartApiServer, ApiServer)(**options))
 
         yield start
@@ -74,9 +74,3 @@ def cluster(apiserver: Cluster) -> Iterator[Cluster]:
     before = cleanup.content(apiserver.admin)
     yield apiserver
     cleanup.restore(apiserver.admin, before)
-
-
-def _skip(why: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"no Kubernetes API server to test on (CI=true): {why}", pytrace=False)
-    pytest.skip(f"no Kubernetes API server to test on: {why}")

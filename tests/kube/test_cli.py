@@ -147,7 +147,14 @@ def test_plan_counts_each_api(cluster: Cluster, console: Kubectl) -> None:
 
 def test_a_file_stands_in_for_the_config_map(cluster: Cluster, console: Kubectl, tmp_path: Path) -> None:
     configure(cluster, cluster_pool_ipv4_cidr="nonsense")
-    assert "kube-system/cilium-config" in console.refused("plan")
+    answer = console("plan")
+    assert (answer.code, answer.out) == (2, "")
+    wrong, what_it_means = answer.err.splitlines()
+    assert "cluster-pool-ipv4-cidr: 'nonsense' is not a CIDR" in wrong
+    assert (
+        "ConfigMap kube-system/cilium-config is refused as a whole: an operator that runs keeps"
+        in what_it_means
+    )
     path = tmp_path / "config.yaml"
     path.write_text("cluster-pool-ipv4-cidr: 10.8.0.0/16\n")
     assert console("plan", "--config", str(path)).code == 0

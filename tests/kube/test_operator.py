@@ -197,6 +197,7 @@ def test_no_object_can_stop_it(kube: Cluster, tmp_path: Path) -> None:
         add(admin, f"early{number}", cidrs)
     before = all_cidrs(admin)
     del before["early3"]  # an IPv6 range alone: it gets a block of the family that is served
+    before["early1"] = before["early1"][:1]  # what stands there twice is written once
     with operator(kube, tmp_path, *POOL, NO_GC) as op:
         op.until_leading().until_ready()
         add(admin, "good")

@@ -377,7 +377,7 @@ print(json.dumps({{"kind": "ExecCredential", "apiVersion": "{EXEC}", "status": {
 
 async def test_a_plugin_that_cannot_even_be_started() -> None:
     auth = Auth(exec=Exec(api_version=EXEC, command="a\0b", args=(), env=(), install_hint=""))
-    with pytest.raises(Invalid, match="credential plugin .*; install it, or use another context"):
+    with pytest.raises(Invalid, match=r"credential plugin .*; install it, or use another context"):
         await credentials.obtain(auth, clock=lambda: 0.0, wall=lambda: 0.0)
 
 
