@@ -17,7 +17,6 @@ from typing import Any, Literal, Self
 
 import aiohttp
 import msgspec
-from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from omnipam.core.errors import OmnipamError, OutcomeUnknown, Unavailable
@@ -25,6 +24,8 @@ from omnipam.core.errors import OmnipamError, OutcomeUnknown, Unavailable
 from . import credentials
 from .config import Cluster
 from .errors import one_line, refusal
+from .gated import Gated
+from .pacing import TokenBucket
 
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
 MERGE_PATCH = "application/merge-patch+json"
@@ -34,58 +35,6 @@ METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
 RENEW_AGAIN_S = 5.0  # a failing plugin is not started by every request
 UNBUFFERED = 1  # bytes aiohttp may hold before it stops reading: what comes next then waits in the kernel
 CONNECT_SHARE = 0.8  # of a request's time is for connecting: what ends there was surely not sent
-
-
-class TokenBucket:
-    """Lets `qps` requests a second start, `burst` of them at once; in the order they came."""
-
-    def __init__(
-        self,
-        qps: float,
-        burst: int,
-        *,
-        clock: Callable[[], float],
-        sleep: Callable[[float], Any] = asyncio.sleep,
-    ) -> None:
-        self._gap, self._depth = 1.0 / qps, (max(burst, 1) - 1) / qps
-        self._clock, self._sleep = clock, sleep
-        self._next = float("-inf")  # when the next request would start if there were no burst
-
-    async def take(self) -> None:
-        now = self._clock()
-        self._next = max(self._next, now) + self._gap
-        wait = self._next - self._gap - self._depth - now
-        if wait > 0:
-            await self._sleep(wait)
-
-
-class _Gated(aiohttp.BytesPayload):
-    """A body that asks the gate right before it is written.
-
-    aiohttp writes the head together with the body's first bytes (before 3.12 ahead of them, which alone is no request), without
-    an await between. What the gate raises closes the connection; it is kept here, since aiohttp raises an error of its own.
-    """
-
-    refused: OmnipamError | None = None
-
-    def __init__(self, body: bytes, gate: Callable[[], None]) -> None:
-        super().__init__(body)
-        self._gate = gate
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        self._ask()
-        await super().write(writer)
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        self._ask()
-        await super().write_with_length(writer, content_length)
-
-    def _ask(self) -> None:
-        try:
-            self._gate()
-        except OmnipamError as error:
-            self.refused = error
-            raise
 
 
 class Api:
@@ -289,7 +238,7 @@ class Api:
             gated = None
             if gate is not None:
                 gate()
-                gated = _Gated(body or b"", gate)
+                gated = Gated(body or b"", gate)
             try:
                 response = await self._sessions[urgent].request(
                     method,

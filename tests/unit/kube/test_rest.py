@@ -24,7 +24,8 @@ from omnipam.core.errors import (
 from omnipam.runtime.election import LostLease
 from omnipam.runtime.kube.config import Auth, Cluster, Exec
 from omnipam.runtime.kube.errors import AlreadyExists, Expired
-from omnipam.runtime.kube.rest import Api, Method, TokenBucket
+from omnipam.runtime.kube.pacing import TokenBucket
+from omnipam.runtime.kube.rest import Api, Method
 
 PATH = "/apis/cilium.io/v2/ciliumnodes/n1"
 
