@@ -39,8 +39,8 @@ class Record(Claimant):
 
     @property
     def shown(self) -> tuple[Cidr, ...]:
-        """What its object shows."""
-        return tuple(block.cidr for block in self.node.holds.blocks)
+        """What its object shows, each range once."""
+        return tuple(dict.fromkeys(block.cidr for block in self.node.holds.blocks))
 
     def is_unshown(self, cidr: Cidr) -> bool:
         return cidr not in self.shown
@@ -93,7 +93,7 @@ class Record(Claimant):
 
     def grant(self, families: Iterable[Family], space: Space) -> Grant:
         """What its object should say: its own blocks, IPv4 first, and whatever of others' making is not ours to touch."""
-        shown = self.shown
+        shown = tuple(block.cidr for block in self.node.holds.blocks)
         if not self.node.present:
             shown = self.blocks
         elif self.writable and shown != self.blocks:

@@ -95,7 +95,15 @@ def _gone_after_its_list_was_changed_twice(machine: AllocatorMachine) -> None:
     machine.an_object_vanishes(name=name_of(1))
 
 
+def _vanished_while_it_showed_a_block_twice(machine: AllocatorMachine) -> None:
+    machine.begin(asks_first=False, served=2, unserved=0)
+    machine.a_hand_writes_ranges(choice=[4, 1], name=name_of(1))
+    machine.an_object_vanishes(name=name_of(1))
+    machine.a_node_comes(machine=False, number=1)
+
+
 STORIES = (
+    _vanished_while_it_showed_a_block_twice,
     _granted_twice_after_a_kill,
     _released_and_won_back,
     _freed_while_something_is_freed,
