@@ -21,7 +21,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(READY) ## the operator on the embedded store, with cluster-pool's defaults
-	@exec $(BIN)/omnipam operator
+	@exec $(BIN)/omnipam operator --log-format=console
 
 test: $(READY) lint ## lint, types and all tests
 	@sh tests/node/setup.sh

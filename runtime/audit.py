@@ -22,6 +22,8 @@ SEVERITIES = ("error", "warning", "info")
 PATIENCE_S = 60.0
 """A node that waits for longer, with space there and an operator leading, is not merely new."""
 
+DRAINS = ("OutsidePool", "RangeDrained", "PoolDrained")
+"""What a person wanted, who took a range or a pool away: it ends by itself."""
 SAID_BY = {"AlreadyAllocated": "CIDRClaimedTwice"}
 """Problems of nodes that a finding of another name tells already."""
 
@@ -109,7 +111,8 @@ def _unmet(problems: dict[str, tuple[Problem, ...]], findings: Iterable[Finding]
                 nodes[problem].append(name)
     for problem, names in nodes.items():
         objects = tuple(f"CiliumNode/{name}" for name in sorted(names))
-        yield Found(problem.reason, "warning", objects, problem.text, problem.hint)
+        severity = "info" if problem.reason in DRAINS else "warning"
+        yield Found(problem.reason, severity, objects, problem.text, problem.hint)
 
 
 def _overlapping(snapshot: Snapshot, index: Overlaps, findings: Iterable[Finding]) -> Iterator[Found]:

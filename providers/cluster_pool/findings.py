@@ -50,6 +50,7 @@ def standing(records: Iterable[Record], space: Space) -> list[Finding]:
                         objects,
                         f"node {record.name} holds {cidr}, which is in no range of the pool; it stays with the node",
                         f"replace the node, or add the range to cluster-pool-{cidr.family}-cidr",
+                        severity="info",
                     )
                 )
     return found

@@ -80,6 +80,7 @@ def _draining(pool: str, pools: Pools) -> Finding:
         (f"CiliumPodIPPool/{pool}",),
         text,
         f"nothing of it is given to others until they are gone: omnipam pool show {pool} lists them",
+        severity="info",
     )
 
 

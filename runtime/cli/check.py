@@ -52,17 +52,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     """MODE and flags."""
     parser.add_argument("mode", metavar="MODE", nargs="?", help="the IPAM mode, if not the configured one")
     parser.add_argument("--fix", action="store_true", help="repair what is safe, and say what")
-    parser.add_argument("--strict", action="store_true", help="exit 1 for warnings, and not for errors only")
     add_dry_run(parser)
     add_format(parser)
     add_store(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what is found. Raises OmnipamError.
-
-    1: an error is left, or of what `--fix` may repair anything that is more than `info`; with `--strict` any warning.
-    """
+    """Prints what is found; 1 if anything worse than `info` is left. Raises OmnipamError."""
     args.command = "check"
     now = time.time()
     loaded, snapshot = target.look(args)
@@ -83,11 +79,7 @@ def run(args: argparse.Namespace) -> int:
         tuple(Finding(f.id, f.severity, f.objects, f.cause, f.repair, f in fixed) for f in found),
     )
     output.show(args.output, document, lambda: _text(document))
-    left = [each for each in found if each not in fixed]
-    if any(each.severity == "error" for each in left):
-        return 1
-    warnings = [each for each in left if each.severity == "warning"]
-    return int(any(args.strict or (args.fix and each.by is not None) for each in warnings))
+    return int(any(each.severity != "info" and each not in fixed for each in found))
 
 
 def _with_lease(found: Found, lease: str) -> Found:
