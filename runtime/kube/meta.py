@@ -127,3 +127,8 @@ class Lease(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     metadata: Identity = Identity()
     spec: LeaseSpec | None = None
+
+
+def whole_number(text: str) -> int:
+    """What an annotation says; -1 where that is no number of at most nine digits (Python refuses to read very long ones)."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else -1

@@ -16,7 +16,7 @@ from omnipam.core.selector import parse_selector, selector_text
 from omnipam.core.values import Finding, PoolRange, PoolSpec, Problem
 
 from .errors import one_line
-from .meta import Identity
+from .meta import Identity, whole_number
 from .poolednode import OURS
 
 POOLS = "/apis/cilium.io/v2alpha1/ciliumpodippools"
@@ -191,16 +191,17 @@ def _read(key: str, text: str | None, read: Any, default: Any) -> Any:
 
 
 def _positive(text: str) -> int:
-    if not (text.strip().isascii() and text.strip().isdigit()) or int(text) < 1:
+    number = whole_number(text.strip())
+    if number < 1:
         raise Invalid(f"{one_line(text)!r} is not a number of blocks: write 1 or more")
-    return int(text)
+    return number
 
 
 def _sizes(text: str, mask: int, cidrs: list[Cidr]) -> tuple[int, ...]:
     """Block sizes beside the pool's own: wider ones only, for Cilium's operator would see two nodes in one block of its own."""
     found = set()
     for item in filter(None, (part.strip().removeprefix("/") for part in text.split(","))):
-        size = int(item) if item.isascii() and item.isdigit() else -1
+        size = whole_number(item)
         if size == mask:
             continue
         if not 1 <= size < mask or not any(cidr.length <= size for cidr in cidrs):

@@ -17,6 +17,7 @@ from ..tree import branch
 from . import ciliumnode
 from .ciliumnode import UNREADABLE, CiliumNode, Ipam, Marks, Metadata, Spec, not_a_cidr
 from .errors import one_line
+from .meta import whole_number
 
 OURS = "ipam.omnipam.io/"
 NEEDED: dict[Family, str] = {"ipv4": "ipv4-addrs", "ipv6": "ipv6-addrs"}
@@ -164,9 +165,10 @@ def read_limits(text: str) -> tuple[tuple[str, int], ...]:
     found: dict[str, int] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         pool, equals, number = (part.strip() for part in item.partition("="))
-        if not pool or not equals or not (number.isascii() and number.isdigit()) or pool in found:
+        most = whole_number(number)
+        if not pool or not equals or most < 0 or pool in found:
             raise Invalid(f"{one_line(item)!r} is not of the form pool=N, or a pool is named twice")
-        found[pool] = int(number)
+        found[pool] = most
     return tuple(sorted(found.items()))
 
 

@@ -190,8 +190,9 @@ def test_what_a_node_says_of_itself() -> None:
     seen = read(tree)
     assert (seen.default_pool, seen.limits, seen.ignored) == ("moon", (("mars", 2), ("moon", 1)), True)
     assert seen.facts.labels == (("zone", "a"),)
-    tree["metadata"]["annotations"]["ipam.omnipam.io/max-blocks"] = "mars"
-    assert "max-blocks" in read(tree).unreadable[0].text
+    for wrong in ("mars", f"mars={'9' * 5000}"):
+        tree["metadata"]["annotations"]["ipam.omnipam.io/max-blocks"] = wrong
+        assert "max-blocks" in read(tree).unreadable[0].text
     for wrong in ("mars=", "=1", "mars=-1", "mars=1,mars=2"):
         with pytest.raises(Invalid):
             read_limits(wrong)
@@ -281,6 +282,8 @@ def test_cidrs_as_objects_are_read_too() -> None:
         ({"node-selector": "zone in"}, "node-selector"),
         ({"max-blocks-per-node": "none"}, "max-blocks-per-node"),
         ({"max-blocks-per-node": "0"}, "write 1 or more"),
+        ({"max-blocks-per-node": "9" * 5000}, "write 1 or more"),
+        ({"ipv4-mask-sizes": "9" * 5000}, "is no prefix length"),
         ({"ipv4-mask-sizes": "30"}, "wider than the pool's own /28"),
         ({"ipv4-mask-sizes": "8"}, "wider than the pool's own /28"),
         ({"ipv4-mask-sizes": "a"}, "wider than the pool's own /28"),
