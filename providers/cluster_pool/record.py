@@ -156,9 +156,8 @@ def _foreign_problems(record: Record, families: tuple[Family, ...], space: Space
                     f"set enable-{family}, or take the CIDR out of spec.ipam.podCIDRs",
                 )
             )
-        elif family in record.replaced() and (missing := record.of(family)):
-            if not record.writable:
-                continue  # its list is put right once it may be written; which of the ranges replaced the other is not known
+        elif record.writable and family in record.replaced() and (missing := record.of(family)):
+            # (Of one that may not be written, and so was not put right, a restart does not know which replaced which.)
             granted = " ".join(map(str, sorted(missing)))
             found.append(
                 Problem(
