@@ -27,7 +27,7 @@ from ..findings import moved
 from ..overlap import Overlap
 from . import demand
 from .claims import Claims, is_same
-from .findings import capacities, is_notable, orphaned, standing
+from .findings import capacities, is_notable, orphaned, reserved_elsewhere, standing
 from .judge import judge
 from .record import Need, Record, usable
 
@@ -268,7 +268,10 @@ class MultiPool:
 
     def findings(self) -> tuple[Finding, ...]:
         notable = [self._records[name] for name in sorted(self._notable)]
-        return tuple(sorted([*self._overlap.found, *self._refused, *standing(notable, self._pools)]))
+        elsewhere = reserved_elsewhere(self._pools.specs.values())
+        return tuple(
+            sorted([*self._overlap.found, *self._refused, *elsewhere, *standing(notable, self._pools)])
+        )
 
     def capacity(self) -> Capacity:
         return Capacity(

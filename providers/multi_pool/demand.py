@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 
 from omnipam.core.cidr import Cidr, Family
+from omnipam.core.overlaps import Overlaps
 from omnipam.core.selector import matches
 from omnipam.core.space import Space
 from omnipam.core.values import Demand, PoolSpec, Problem
@@ -77,18 +77,15 @@ def foreseen(space: Space, need: Need, missing: int, most: int) -> Iterator[Cidr
         return
     bits = 32 if family == "ipv4" else 128
     coming = {length: space.foresee(family, length) for length in sizes}
-    taken: dict[int, list[Cidr]] = {length: [] for length in sizes}
+    taken = Overlaps()  # each by its size: of one size none comes twice
     while missing > 0 and most > 0:
         for length in size(missing, sizes, space.spec, bits):
-            others = list(chain.from_iterable(taken[other] for other in sizes if other != length))
-            cidr = next(
-                (one for one in coming[length] if not any(one.overlaps(other) for other in others)), None
-            )
+            cidr = next((one for one in coming[length] if not taken.overlapping(one, but=str(length))), None)
             if cidr is not None:
                 break
         else:
             return
-        taken[length].append(cidr)
+        taken.add(str(length), cidr)
         yield cidr
         missing -= usable(cidr, space.spec)
         most -= 1

@@ -7,29 +7,70 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from omnipam.core.cidr import FAMILIES
-from omnipam.core.values import POD_CIDRS, Finding, PoolCapacity, Problem
+from omnipam.core.cidr import FAMILIES, Cidr
+from omnipam.core.values import POD_CIDRS, Finding, PoolCapacity, PoolSpec, Problem
 
 from ..findings import of_node
 from .pools import Pools
 from .record import Record
 
+NAMED = 3
+"""Orphans of a pool that a status names: a node may have thousands, and a status has its limits."""
 DRAINS = "its agent gives it up once nothing uses it; evict its pods, or replace the node, to hasten that"
 
 
 def orphaned(record: Record, pools: Pools) -> list[Problem]:
-    """Blocks that the node has and no pool of theirs has any more, each with Cilium's words."""
-    found = []
+    """Blocks that the node has and no pool of theirs has any more, with Cilium's words: the first of each pool, and how many more."""
+    orphans: dict[str, list[Cidr]] = {}
     for cidr, pool in sorted(record.blocks.items()):
-        if pool == POD_CIDRS or cidr in record.taken or pools.inside(pool, cidr):
-            continue
+        if pool != POD_CIDRS and cidr not in record.taken and not pools.inside(pool, cidr):
+            orphans.setdefault(pool, []).append(cidr)
+    found = []
+    for pool, cidrs in sorted(orphans.items()):
+        more = len(cidrs) - NAMED
         if pool in pools:
-            text = f"unable to reuse from pool {pool}: cidr {cidr} is not part of the requested pool"
-            found.append(Problem("RangeDrained", text, DRAINS))
-        else:
-            text = f"unable to find pool {pool}, prefix {cidr} is still allocated to the node but is marked as orphan"
-            found.append(Problem("PoolDrained", text, f"make the pool again to keep it, else {DRAINS}"))
+            found += [
+                Problem(
+                    "RangeDrained",
+                    f"unable to reuse from pool {pool}: cidr {cidr} is not part of the requested pool",
+                    DRAINS,
+                )
+                for cidr in cidrs[:NAMED]
+            ]
+            if more > 0:
+                found.append(
+                    Problem("RangeDrained", f"unable to reuse from pool {pool}: {more} cidrs more", DRAINS)
+                )
+            continue
+        hint = f"make the pool again to keep it, or see its events if it is there, else {DRAINS}"
+        found += [
+            Problem(
+                "PoolDrained",
+                f"unable to find pool {pool}, prefix {cidr} is still allocated to the node but is marked as orphan",
+                hint,
+            )
+            for cidr in cidrs[:NAMED]
+        ]
+        if more > 0:
+            found.append(
+                Problem("PoolDrained", f"unable to find pool {pool}, {more} prefixes more are orphans", hint)
+            )
     return found
+
+
+def reserved_elsewhere(specs: Iterable[PoolSpec]) -> list[Finding]:
+    """What pools reserve outside of their ranges: a slip of the hand there leaves what was meant to be granted."""
+    return [
+        Finding(
+            "ReservedElsewhere",
+            (f"CIDR/{cidr}", f"CiliumPodIPPool/{spec.name}"),
+            f"pool {spec.name} reserves {cidr}, which is in no range of it",
+            "correct the annotation ipam.omnipam.io/reserved of the pool",
+        )
+        for spec in specs
+        for cidr in spec.reserved
+        if not any(each.cidr.overlaps(cidr) for each in spec.ranges)
+    ]
 
 
 def is_notable(record: Record, pools: Pools) -> bool:

@@ -54,9 +54,9 @@ def judge(
                 spec.name, (owner,), text, f"take one of the two out; {owner} had it before, or is older"
             )
         )
-        old = before.get(spec.name)
-        if old is not None:
-            free = tuple(each for each in old.ranges if not _others(ranges, old, each))
+        old = before.get(spec.name, spec)  # of one that never was served, at least what is its own alone
+        free = tuple(each for each in old.ranges if not _others(ranges, old, each))
+        if free or spec.name in before:
             _accept(accepted, ranges, msgspec.structs.replace(old, ranges=free))
     return dict(sorted(accepted.items())), refused
 

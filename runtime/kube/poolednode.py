@@ -115,7 +115,7 @@ class Pooled:
             node,
             unreadable=unreadable,
             facts=facts,
-            holds=self._held(node.holds, blocks, opaque, default_pool),
+            holds=self._held(node.holds, blocks, opaque, default_pool, whole=not unreadable),
             demand=demand,
             default_pool=default_pool,
             limits=limits,
@@ -132,7 +132,7 @@ class Pooled:
         return msgspec.structs.replace(
             node,
             unreadable=node.unreadable + problems,
-            holds=self._held(node.holds, blocks, opaque, default_pool),
+            holds=self._held(node.holds, blocks, opaque, default_pool, whole=False),
         )
 
     def spec_patch(self, node: Node, blocks: tuple[Block, ...]) -> bytes:
@@ -142,13 +142,15 @@ class Pooled:
         metadata = {"resourceVersion": node.version, "uid": node.uid}
         return msgspec.json.encode({"metadata": metadata, "spec": {"ipam": ipam}})
 
-    def _held(self, before: Held, blocks: tuple[Block, ...], opaque: bytes, default_pool: str) -> Held:
-        """What both lists show. `before`: of podCIDRs."""
+    def _held(
+        self, before: Held, blocks: tuple[Block, ...], opaque: bytes, default_pool: str, *, whole: bool
+    ) -> Held:
+        """What both lists show. `before`: of podCIDRs. whole: all could be read; else what could not would be lost by migrating."""
         if not blocks and not opaque and not before.blocks:
             return before
         pool = (default_pool or self._default_pool) if self._migrate else POD_CIDRS
         old = tuple(Block(pool, block.cidr) for block in before.blocks)
-        return Held(blocks + old, before.error, self._migrate and bool(old), opaque)
+        return Held(blocks + old, before.error, self._migrate and whole and bool(old), opaque)
 
     def _migrating(self, problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
         """Problems of podCIDRs, with Cilium's words for a migration that fails."""

@@ -473,3 +473,60 @@ def test_plan_says_what_start_does() -> None:
     expected: list[Cidr] = [planned.action.expected for planned in plan.actions]  # type: ignore[union-attr]
     world.settle()
     assert {block.cidr for block in world.objects["x"].holds.blocks} == set(expected)
+
+
+# -- found by trying to break it
+
+
+def test_planning_thousands_of_wide_blocks_does_not_compare_each_with_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(pool("mars", "10.0.0.0/8 28 24"))
+    world.see("a", settle=False, demand=asks(mars_ipv4=800 * 254 + 5))
+    compared = 0
+    overlaps = Cidr.overlaps
+
+    def counting(self: Cidr, other: Cidr) -> bool:
+        nonlocal compared
+        compared += 1
+        return overlaps(self, other)
+
+    monkeypatch.setattr(Cidr, "overlaps", counting)
+    plan = world.allocator.plan("a", 0.0)
+    assert len(plan.actions) == 801
+    assert compared < 20 * len(plan.actions)
+
+
+def test_a_pool_that_overlaps_after_a_restart_serves_what_is_its_own_alone() -> None:
+    world = World(pool("a", "10.0.0.0/24 28"), pool("b", "10.0.1.0/28 28", "10.0.9.0/24 28"))
+    world.see("n", demand=asks(b_ipv4=14))
+    assert world.has("n") == ["b 10.0.1.0/28"]
+    world.pools(pool("a", "10.0.0.0/23 28"), pool("b", "10.0.1.0/28 28", "10.0.9.0/24 28"))
+    assert world.findings() == {"PoolRefused"}
+    world.see("m", demand=asks(b_ipv4=14))
+    assert world.has("m") == ["b 10.0.9.0/28"]
+    world.restart()
+    world.see("o", demand=asks(b_ipv4=14))
+    assert world.has("o")[0].startswith("b 10.0.9.")
+    assert world.has("n")[0] == "b 10.0.1.0/28", "kept, and made up for where b still is"
+    world.see("p", demand=asks(a_ipv4=14))
+    assert world.has("p") != ["a 10.0.1.0/28"], "what a node has of b is given to nobody"
+
+
+def test_a_node_with_thousands_of_orphans_has_a_status_that_fits() -> None:
+    world = World(pool("mars", "10.0.0.0/16 28"))
+    world.see("a", demand=asks(mars_ipv4=1000 * 14))
+    world.pools()
+    error = world.error("a")
+    assert error.count("marked as orphan") == 3
+    assert "997 prefixes more are orphans" in error
+
+
+def test_what_a_pool_reserves_elsewhere_is_told() -> None:
+    spec = msgspec.structs.replace(pool("mars", "10.0.0.0/24 28"), reserved=(parse("192.168.0.0/24"),))
+    world = World(spec)
+    (found,) = world.allocator.findings()
+    assert (found.reason, found.objects) == (
+        "ReservedElsewhere",
+        ("CIDR/192.168.0.0/24", "CiliumPodIPPool/mars"),
+    )

@@ -223,6 +223,22 @@ def test_pod_cidrs_become_blocks_of_the_default_pool() -> None:
     assert problem.text.startswith("migration to multi-pool IPAM failed: invalid CIDR address: 10.20.1.0/244")
 
 
+@pytest.mark.parametrize("wrong", ["podCIDRs", "max-blocks"])
+def test_what_cannot_all_be_read_is_not_migrated(wrong: str) -> None:
+    tree = node(requested=[{"pool": "mars", "needed": {"ipv4-addrs": 8}}])
+    tree["spec"]["ipam"]["podCIDRs"] = ["10.20.1.0/24"]
+    if wrong == "podCIDRs":
+        tree["spec"]["ipam"]["podCIDRs"].append("10.20.2.0/24x")
+    else:
+        tree["metadata"]["annotations"] = {"ipam.omnipam.io/max-blocks": "many"}
+    seen = read(tree, Pooled(default_pool="mars", migrate=True))
+    assert [str(block.cidr) for block in seen.holds.blocks] == ["10.20.1.0/24"]
+    assert not seen.holds.outdated
+    allocator = MultiPool(Settings(families=("ipv4", "ipv6")))
+    allocator.restore([seen], POOLS, (), 0.0)
+    assert allocator.grant("n").blocks == seen.holds.blocks
+
+
 def test_without_migration_pod_cidrs_are_occupied_and_not_written() -> None:
     tree = node()
     tree["spec"]["ipam"]["podCIDRs"] = ["10.20.0.0/24"]
