@@ -39,7 +39,7 @@ def rows() -> Sequence[Row]:
     with tempfile.TemporaryDirectory(prefix="omnipam-bench-") as name:
         folder = Path(name)
         with (
-            AgentProcess(folder / "agent", _store(folder / "agent"), "--log-level=warning") as agent,
+            AgentProcess(folder / "agent", granted(folder / "agent"), "--log-level=warning") as agent,
             _floor(folder / "bare", "bare") as bare,
             _floor(folder / "nothing", "nothing") as nothing,
         ):
@@ -47,7 +47,7 @@ def rows() -> Sequence[Row]:
             return [*_one(agent.socket, bare), _many(agent.socket, nothing), _choice()]
 
 
-def _store(folder: Path) -> str:
+def granted(folder: Path) -> str:
     """The flag that names a store whose one node has a /16."""
     folder.mkdir()
     url = f"sqlite:///{folder / 'omnipam.db'}"
@@ -59,7 +59,7 @@ def _store(folder: Path) -> str:
 
 @contextmanager
 def _floor(folder: Path, kind: str) -> Iterator[Path]:
-    _store(folder)
+    granted(folder)
     path = folder / "agent.sock"
     child = subprocess.Popen([sys.executable, "-m", "benchmarks.agent_floor", kind, str(folder)])
     try:

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from omnipam.core.attachment import Stored
-from omnipam.core.node_agent import Change, NodeAgent
+from omnipam.core.node_agent import NodeAgent
+from omnipam.core.reservations import Change
 from omnipam.core.values import Facts
 from omnipam.runtime.agent.agent import Agent, Settings
 from omnipam.runtime.agent.http import Answer, Request, Serve

@@ -1,36 +1,33 @@
 """`omnipam-cni` ADD as a whole process, over the bare interpreter with json and socket plus one durable commit.
 
-The agent's part is the least that an agent can do: a process of its own that commits one row durably and answers. What the real agent
-takes beyond that is a row of its own benchmark. Debian's host-local, a compiled program without an agent, is told beside the table.
+The agent is the real one, with a block of its own in an embedded store. Debian's host-local, a compiled program without an agent,
+is told beside the table.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from tests.agent_process import AgentProcess
 from tests.node.netns import PLUGINS
 
 from omnipam.runtime.cni.install import install_plugin, interpreter
 
-from .cluster import ROOT
+from .agent import granted
 from .runs import RunFailed
 from .table import Row
 
 ROUNDS = 60
 WARM_UP = 3
 TARGET = 1.5
-_START_S = 10.0
 _BARE = "import json, socket"
 
 
@@ -39,7 +36,8 @@ def rows() -> list[Row]:
     with TemporaryDirectory(prefix="omnipam-bench-") as name:
         folder = Path(name)
         install_plugin(folder / "bin", python=interpreter())
-        with _agent(folder):
+        with AgentProcess(folder / "agent", granted(folder / "agent"), "--log-level=warning") as agent:
+            agent.until_ready()
             database = _database(folder / "floor.db")
             sides = {
                 "bare": lambda number: _process([interpreter(), "-IS", "-c", _BARE], b"", number),
@@ -87,8 +85,8 @@ def _conf(folder: Path, type: str) -> bytes:
     """The network configuration of that IPAM plugin, with the same address space."""
     ipam = {
         "type": type,
-        "socket": f"{folder}/agent.sock",
-        "stateDir": f"{folder}/state",
+        "socket": f"{folder}/agent/agent.sock",
+        "stateDir": f"{folder}/agent/state",
         "dataDir": f"{folder}/host-local",
         "ranges": [[{"subnet": "10.0.0.0/16"}]],
         "routes": [{"dst": "0.0.0.0/0"}],
@@ -109,43 +107,3 @@ def _commit(database: sqlite3.Connection, number: int) -> float:
     began = time.perf_counter()
     database.execute("INSERT OR REPLACE INTO held VALUES (?, ?)", (f"bench/c{number}/eth0", "10.0.7.19"))
     return time.perf_counter() - began
-
-
-@contextmanager
-def _agent(folder: Path) -> Iterator[None]:
-    """The least of an agent, in a process of its own; ended with the block."""
-    child = subprocess.Popen([sys.executable, "-m", __name__, str(folder)], cwd=ROOT)
-    try:
-        end = time.monotonic() + _START_S
-        while not (folder / "agent.sock").exists():
-            if child.poll() is not None or time.monotonic() > end:
-                raise RunFailed("the agent's stand-in did not start")
-            time.sleep(0.01)
-        yield
-    finally:
-        child.kill()
-        child.wait()
-
-
-def _serve(folder: Path) -> None:
-    """Each request commits one row and is answered with one address, until killed."""
-    database = _database(folder / "agent.db")
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(folder / "agent.partial"))
-    listener.listen()
-    (folder / "agent.partial").rename(folder / "agent.sock")  # it is there once it listens
-    address = {"family": "ipv4", "address": "10.0.7.19", "prefix_length": 24, "gateway": "10.0.7.1"}
-    content = json.dumps({"addresses": [address]}).encode()
-    answer = b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n" % len(content) + content
-    number = 0
-    while True:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(1 << 16)
-            number += 1
-            _commit(database, number)
-            connection.sendall(answer)
-
-
-if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))

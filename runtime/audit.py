@@ -264,5 +264,5 @@ def _operator(snapshot: Snapshot, plans: dict[str, Plan], now: float) -> Iterato
                 "warning",
                 (f"CiliumNode/{node.name}",),
                 f"node {node.name} waits for a block for more than {PATIENCE_S:g} s, though there is space",
-                "look at the operator's log; is its configuration the one that is used here?",
+                "look at the operator's log: may it write (GrantNotWritten), and is its configuration the one that is used here?",
             )

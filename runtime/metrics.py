@@ -37,11 +37,11 @@ class Histogram:
         self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as Prometheus has them."""
+        """Cumulative counts by upper bound, as Prometheus has them; bounds are written as Cilium's are, `1` and not `1.0`."""
         found, running = [], 0
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             running += count
-            found.append((bound, float(running)))
+            found.append(("+Inf" if bound == float("inf") else f"{bound:g}", float(running)))
         return found
 
 
@@ -155,7 +155,7 @@ class Metrics:
         yield GaugeMetricFamily("omnipam_nodes", "Nodes known", value=capacity.nodes)
         yield GaugeMetricFamily(
             "omnipam_nodes_unserved",
-            "Nodes that lack what they should have: there is no space, or their object cannot be read",
+            "Nodes that lack what they should have: no space, an object that cannot be read, or a grant that cannot be written",
             value=capacity.unserved,
         )
         findings = Counter(finding.reason for finding in self._findings())

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from tests.kube.admin import wait_until
+from tests.until import until
 
 END_S = 20.0
 
@@ -141,17 +141,7 @@ class AgentProcess:
 
     def until(self, condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
         """Polls until the condition is true. Raises with the end of its log."""
-
-        def met() -> object:
-            return condition() or not self.running
-
-        try:
-            wait_until(met, what, timeout_s)
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}; {self.text()[-4000:]}") from None
-        assert condition(), (
-            f"the agent ended with {self._child.returncode} before: {what}; {self.text()[-4000:]}"
-        )
+        until(self._child, "the agent", self.text, condition, what, timeout_s)
 
     def until_ready(self) -> Self:
         self.until(lambda: self.status()[0] == 200, "the agent is ready")

@@ -1,4 +1,4 @@
-"""For the whole suite: a run without a Kubernetes API server must not look like a full one, and one server serves all.
+"""For the whole suite: a run without an API server or network namespaces must not look like a full one; one server serves all.
 
 It is here because with pytest-xdist the process that hands out tests and prints the summary loads no conftest further down.
 """
@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 KUBE = "tests/kube/"
-NO_SERVER = "Skipped: no Kubernetes API server to test on: "
-"""How the reason of every such skip begins (tests/kube/conftest.py)."""
+LOUD = {
+    "Skipped: no Kubernetes API server to test on: ": "KUBERNETES TESTS",
+    "Skipped: no network namespaces to test in: ": "NODE TESTS",
+}
+"""How the reason of every such skip begins (tests/kube/external.py, tests/node/conftest.py), and what did not run then."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -32,8 +35,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = terminalreporter.getreports("skipped")
     texts = [report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple)]
-    reasons = [text.removeprefix(NO_SERVER) for text in texts if text.startswith(NO_SERVER)]
-    if reasons:
-        terminalreporter.section(f"{len(reasons)} KUBERNETES TESTS DID NOT RUN", sep="!", red=True, bold=True)
-        for reason in sorted(set(reasons)):
-            terminalreporter.line(reason, red=True)
+    for beginning, tests in LOUD.items():
+        reasons = [text.removeprefix(beginning) for text in texts if text.startswith(beginning)]
+        if reasons:
+            terminalreporter.section(f"{len(reasons)} {tests} DID NOT RUN", sep="!", red=True, bold=True)
+            for reason in sorted(set(reasons)):
+                terminalreporter.line(reason, red=True)

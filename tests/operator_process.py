@@ -16,6 +16,7 @@ from typing import Self
 
 from tests.kube.admin import Json, wait_until
 from tests.kube.ports import free_port
+from tests.until import tail, until
 
 READY_S = 60.0
 END_S = 20.0
@@ -107,7 +108,9 @@ class OperatorProcess:
         try:
             return self._child.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"{self.name} has not ended within {timeout_s:g} s; {self._tail()}") from None
+            raise TimeoutError(
+                f"{self.name} has not ended within {timeout_s:g} s; {tail(self.text)}"
+            ) from None
 
     def stop(self, timeout_s: float = END_S) -> int:
         """Asks it to end; its exit code."""
@@ -161,15 +164,7 @@ class OperatorProcess:
 
     def until(self, condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
         """Polls until the condition is true. Raises AssertionError with the end of its log if it ends before."""
-
-        def met() -> object:
-            return condition() or not self.running
-
-        try:
-            wait_until(met, what, timeout_s)
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}; {self._tail()}") from None
-        assert condition(), f"{self.name} ended with {self._child.returncode} before: {what}; {self._tail()}"
+        until(self._child, self.name, self.text, condition, what, timeout_s)
 
     def until_ready(self, timeout_s: float = READY_S) -> Self:
         self.until(lambda: self.get("/readyz")[0] == 200, f"{self.name} ready", timeout_s)
@@ -184,9 +179,6 @@ class OperatorProcess:
         """The first log line whose event begins so."""
         self.until(lambda: self.lines(event), f"{self.name} says {event!r}", timeout_s)
         return self.lines(event)[0]
-
-    def _tail(self) -> str:
-        return f"its log ends with:\n{self.text()[-4000:]}"
 
 
 class Replicas:

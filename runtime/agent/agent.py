@@ -17,13 +17,16 @@ from omnipam.core.node_agent import NodeAgent
 from omnipam.core.values import Node
 
 from ..cni import queue
+from ..config.values import Endpoint
 from ..together import Together
+from ..web import Web
 from .api import Api
 from .commits import Commits
 from .journal import FILE, Journal
 from .kube_pods import KubePods
 from .leaks import Leaks
 from .listening import Listening
+from .metrics import Metrics
 from .placing import NoPods
 from .publisher import Publisher
 from .service import Service
@@ -31,6 +34,8 @@ from .side import NodeSide
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TICK_S = 1.0
+LOOK_S = 0.1
+NO_STATE = "there was no state yet, and pods may have addresses already"
 QUEUE_WAIT_S = 10.0
 RECOVERED = "recovered"
 """The network of reservations that were made anew from live pods, after the state was lost."""
@@ -52,6 +57,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     leak_grace_s: float = 900.0
     update_s: float = 15.0
     sticky: bool = False
+    metrics: Endpoint | None = None
+    only_masquerade_default: str = ""
+    """The pool whose addresses alone are masqueraded; empty: all, unless a pool says otherwise."""
     boot_id: Path = BOOT_ID
 
     @property
@@ -80,7 +88,13 @@ class Agent:
         self._commits = Commits(self._journal.commit, self._write_whole, full=self._is_full)
         self._service = Service(agent, self._commits, clock=clock)
         self._publisher = Publisher(
-            agent, side, changed=self._changed, clock=clock, log=log, spacing_s=settings.update_s
+            agent,
+            side,
+            changed=self._changed,
+            clock=clock,
+            log=log,
+            spacing_s=settings.update_s,
+            reports=settings.mode != "kubernetes",
         )
         self._service.demanded = self._publisher.demanded
         self._api = Api(
@@ -91,9 +105,18 @@ class Agent:
             clock=clock,
             ready=self._not_ready,
             impaired=lambda: self._impaired,
+            only_masqueraded=settings.only_masquerade_default,
+        )
+        self._metrics = Metrics(
+            agent,
+            self._service.counts,
+            waiting=lambda: self._service.waiting,
+            failing=lambda: self._commits.failure is not None,
+            clock=clock,
         )
         self._impaired: str | None = None
-        self._to_recover = False
+        self._lost = ""
+        """Why reservations may be missing that live pods have; empty if none can be. It is on disk as well."""
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -108,7 +131,10 @@ class Agent:
         self._commits.start()
         listening = Listening(settings.socket, self._api.serve, group=settings.group)
         self._commits.alone = listening.has_one_client
+        web = Web({"/metrics": self._metrics.page})
         try:
+            if settings.metrics is not None:
+                await web.open(settings.metrics.host, settings.metrics.port, "--metrics-addr")
             async with Together() as together:
                 directory = str(settings.state / queue.FOLDER)
                 with queue.locked(directory, wait_s=QUEUE_WAIT_S) as held:
@@ -141,6 +167,7 @@ class Agent:
                 await listening.close()
         finally:
             await listening.close(0.0)
+            await web.close()
             await self._commits.stop()
             self._journal.close()
 
@@ -157,20 +184,23 @@ class Agent:
         booted = bool(opened.boot) and opened.boot != self._boot
         doubles = self._agent.load(opened.rows, now, booted=booted)
         self._agent.drain()
+        if not booted:  # after a boot nobody is left whose reservation could be missing
+            self._lost = opened.lost
+            if self._pods is not None and not opened.boot:
+                self._lost = self._lost or NO_STATE
+            if self._pods is None and self._lost:
+                self._impaired = (
+                    f"{self._lost}, and this store knows no pods:"
+                    " addresses of running ones may be given again; start the machine anew"
+                )
         self._write_whole()
-        if opened.aside is not None or opened.unreadable:
-            self._to_recover = self._pods is not None
+        if opened.aside is not None:
             self._log.error(
                 "the state was damaged: it is set aside, and what could be read of it is kept",
-                aside=str(opened.aside or ""),
+                aside=str(opened.aside),
                 kept=len(opened.rows),
                 lost=opened.unreadable,
             )
-            if self._pods is None and opened.unreadable:
-                self._impaired = (
-                    f"the state was damaged ({opened.aside or settings.state / FILE}) and this store knows no pods:"
-                    " addresses of running ones may be given again; start the machine anew"
-                )
         for each in doubles:
             self._impaired = (
                 f"{', '.join(map(str, each.given))} was reserved twice, the second time for {each.owner}"
@@ -180,7 +210,7 @@ class Agent:
             self._log.info("the machine has started anew: reservations of its pods are released")
 
     def _write_whole(self) -> None:
-        self._journal.rewrite(self._agent.stored(), self._boot, self._settings.node)
+        self._journal.rewrite(self._agent.stored(), self._boot, self._settings.node, self._lost)
 
     def _is_full(self) -> bool:
         return self._journal.full(self._agent.recorded)
@@ -195,11 +225,11 @@ class Agent:
 
     async def _recover(self, pods: KubePods) -> None:
         """After the state was lost: what live pods have is theirs."""
-        if not self._to_recover:
+        if not self._lost:
             return
         await pods.synced.wait()
-        while not self._agent.listed():  # noqa: ASYNC110 — once after a loss, and nobody tells of blocks alone
-            await asyncio.sleep(TICK_S)
+        while not self._may_recover(pods):  # noqa: ASYNC110 — once after a loss, and nobody tells of blocks alone
+            await asyncio.sleep(LOOK_S)
         recovered = 0
         for name, pod in sorted(pods.live().items()):
             for address in pod.addresses:
@@ -213,8 +243,21 @@ class Agent:
                     recovered += 1
                 except OmnipamError as error:
                     self._log.error("an address of a live pod cannot be kept", pod=name, why=str(error))
-        self._to_recover = False
-        self._log.warning("reservations made anew from live pods", count=recovered)
+        self._lost = ""
+        self._commits.rewrite()
+        if recovered:
+            self._log.warning("reservations made anew from live pods", count=recovered)
+
+    def _may_recover(self, pods: KubePods) -> bool:
+        """Whether the node's blocks are known, or no pod has an address that could be of one.
+
+        Where there never was a state, and the object shows no block, pods have their addresses from elsewhere.
+        """
+        if self._publisher.node is None:
+            return False
+        if self._agent.listed() or self._lost == NO_STATE:
+            return True
+        return not any(pod.addresses for pod in pods.live().values())
 
     # -- how it stands
 
@@ -222,7 +265,7 @@ class Agent:
         if not self._publisher.seen.is_set() or self._publisher.node is None:
             why = f": {self._publisher.error}" if self._publisher.error else ""
             return f"the object of node {self._settings.node} is not there yet{why}"
-        if self._to_recover:
+        if self._lost and self._pods is not None:
             return "reservations are being made anew from live pods"
         return None
 

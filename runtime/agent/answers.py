@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -50,6 +50,7 @@ class GivenBody(msgspec.Struct, frozen=True, gc=False):
     pool: str
     gateway: str | None
     prefix_length: int
+    skip_masquerade: bool = False
     interface: None = None
 
 
@@ -77,7 +78,8 @@ class PoolBody(msgspec.Struct, frozen=True):
 encode = msgspec.json.Encoder().encode
 
 
-def addresses_of(allocation: Allocation) -> list[GivenBody]:
+def addresses_of(allocation: Allocation, skips: Callable[[str], bool]) -> list[GivenBody]:
+    """skips: whether a pool's addresses are not masqueraded."""
     return [
         GivenBody(
             given.family,
@@ -86,20 +88,21 @@ def addresses_of(allocation: Allocation) -> list[GivenBody]:
             given.pool,
             None if given.gateway is None else format_address(given.gateway, given.bits),
             given.block.cidr.length if given.gateway is not None else given.bits,
+            skips(given.pool),
         )
         for given in allocation.given
     ]
 
 
-def allocated(allocation: Allocation) -> bytes:
-    return encode(AllocationBody(allocation.key, allocation.owner, addresses_of(allocation)))
+def allocated(allocation: Allocation, skips: Callable[[str], bool]) -> bytes:
+    return encode(AllocationBody(allocation.key, allocation.owner, addresses_of(allocation, skips)))
 
 
-def listed(allocation: Allocation) -> ListedBody:
+def listed(allocation: Allocation, skips: Callable[[str], bool]) -> ListedBody:
     return ListedBody(
         allocation.key,
         allocation.owner,
-        addresses_of(allocation),
+        addresses_of(allocation, skips),
         allocation.since,
         allocation.sticky,
     )

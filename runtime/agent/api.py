@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
-from omnipam.core.attachment import Key, UnknownPool, Want
+from omnipam.core.attachment import Allocation, Key, UnknownPool, Want
 from omnipam.core.attachment import Request as Asked
 from omnipam.core.cidr import Family
 from omnipam.core.errors import Invalid, NotFound, OmnipamError
@@ -48,7 +47,7 @@ _gc = msgspec.json.Decoder(_Gc)
 
 class Api:
     """wait_s: the longest that an allocation waits for an address. ready: why the agent cannot serve yet, None if it can.
-    impaired: why running pods may suffer, None if they do not."""
+    impaired: why running pods may suffer, None if they do not. only_masqueraded: the one pool whose addresses are; empty: all."""
 
     def __init__(
         self,
@@ -60,10 +59,11 @@ class Api:
         clock: Callable[[], float],
         ready: Callable[[], str | None] = lambda: None,
         impaired: Callable[[], str | None] = lambda: None,
+        only_masqueraded: str = "",
     ) -> None:
         self.service, self.pods, self.mode = service, pods, mode
         self.ready, self.impaired, self.clock = ready, impaired, clock
-        self._wait_s = wait_s
+        self._wait_s, self._only_masqueraded = wait_s, only_masqueraded
         self._ipam = Ipam(self)
 
     def serve(self, request: Request) -> Served:
@@ -91,14 +91,14 @@ class Api:
                 held = self.service.agent.get((network, container, interface))
                 if held is None:
                     raise NotFound(f"{network}/{container}/{interface} has no address")
-                return Answer(200, answers.encode(answers.listed(held)))
+                return Answer(200, answers.encode(answers.listed(held, self.skips)))
             case "GET", ["allocations"]:
-                every = [answers.listed(each) for each in self.service.agent.allocations]
+                every = [answers.listed(each, self.skips) for each in self.service.agent.allocations]
                 return Answer(200, answers.encode({"version": 1, "allocations": every}))
             case "POST", ["gc"]:
                 asked = _gc.decode(request.body)
                 keep = {(container, interface) for container, interface in asked.keep or ()}
-                return then(self.service.collect(asked.network, keep), _collected, refused)
+                return then(self.service.collect(asked.network, keep), self._collected, refused)
             case "GET", ["status"]:
                 return self._status()
             case "GET", ["state"]:
@@ -134,7 +134,7 @@ class Api:
 
         wait_s = min(max(body.wait_s, 0.0), self._wait_s)
         return then(
-            self.decide(key, body.owner, families, pools, body.pod_uid, decided, wait_s), _given, refused
+            self.decide(key, body.owner, families, pools, body.pod_uid, decided, wait_s), self._given, refused
         )
 
     def families(self, asked: list[Family] | None) -> tuple[Family, ...]:
@@ -204,6 +204,20 @@ class Api:
             return placement
         return Placement(dict.fromkeys(placement.pools, agent.default_pool), placement.sticky)
 
+    def skips(self, pool: str) -> bool:
+        """Whether addresses of the pool are not masqueraded."""
+        only = self._only_masqueraded
+        return self.service.agent.pooled and (bool(only and pool != only) or self.pods.skips_masquerade(pool))
+
+    def _given(self, result: tuple[Allocation, bool]) -> Answer:
+        allocation, new = result
+        return Answer(201 if new else 200, answers.allocated(allocation, self.skips))
+
+    def _collected(self, released: list[Allocation]) -> Answer:
+        return Answer(
+            200, answers.encode({"released": [answers.listed(each, self.skips) for each in released]})
+        )
+
     # -- how it stands
 
     def _status(self) -> Answer:
@@ -239,16 +253,7 @@ class Api:
                 for each in agent.demand(now)
             ],
             "given_up": [str(block.cidr) for block in agent.released()],
-            "allocations": [answers.listed(each) for each in agent.allocations],
-            "parked": [answers.listed(each) for each in agent.parked],
+            "allocations": [answers.listed(each, self.skips) for each in agent.allocations],
+            "parked": [answers.listed(each, self.skips) for each in agent.parked],
         }
         return Answer(200, msgspec.json.format(answers.encode(body), indent=1) + b"\n")
-
-
-def _given(result: tuple[Any, bool]) -> Answer:
-    allocation, new = result
-    return Answer(201 if new else 200, answers.allocated(allocation))
-
-
-def _collected(released: list[Any]) -> Answer:
-    return Answer(200, answers.encode({"released": [answers.listed(each) for each in released]}))

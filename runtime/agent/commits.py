@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from omnipam.core.errors import OmnipamError
-from omnipam.core.node_agent import Change
+from omnipam.core.reservations import Change
 
 from ..sqlite.worker import Worker
 from .later import Later
@@ -54,7 +54,7 @@ class Commits:
         self._takes_s = 0.0
         self._worker = Worker("agent state")
         self._waiting: list[_Entry] = []
-        self._scheduled = self._busy = self._broken = False
+        self._scheduled = self._busy = self._broken = self._whole = False
         self._gathered = self._crowd = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -79,7 +79,7 @@ class Commits:
         done = Later()
         entry = _Entry(changes, answer, done, undo)
         if self.alone() and not self._busy and not self._waiting:
-            self._ended([entry], self._attempt(changes, self._broken or self._full()))
+            self._ended([entry], self._attempt(changes, self._is_whole()))
         else:
             self._enqueue(entry)
         return done
@@ -88,6 +88,15 @@ class Commits:
         """Writes what nobody waits for, with the next write or soon."""
         if changes:
             self._enqueue(_Entry(changes, None, None, None))
+
+    def rewrite(self) -> None:
+        """Writes the whole state soon: it says something new beside reservations, or the last write failed."""
+        self._whole = True
+        self._enqueue(_Entry((), None, None, None))
+
+    def _is_whole(self) -> bool:
+        whole, self._whole = self._broken or self._whole or self._full(), False
+        return whole
 
     def _enqueue(self, entry: _Entry) -> None:
         self._waiting.append(entry)
@@ -109,7 +118,7 @@ class Commits:
             self._idle.set()
             return
         changes = [change for entry in batch for change in entry.changes]
-        whole = self._broken or self._full()  # what must not change meanwhile
+        whole = self._is_whole()  # what must not change meanwhile
         if whole or len(batch) == 1 or self._takes_s <= self._quick_s:
             self._ended(batch, self._attempt(changes, whole))
         else:

@@ -91,18 +91,18 @@ class Ipam:
             return bare(500, error)
         return then(future, lambda _: Answer(200, b"null"), lambda error: bare(500, error))
 
-    def _keep(self, text: str, values: dict[str, str]) -> Answer:
+    def _keep(self, text: str, values: dict[str, str]) -> Served:
         try:
             address = parse_address(text)
         except Invalid:
             return bare(400, f"Invalid IP address: {text}")
         held = self._api.service.agent.holder(address.bits, address.first)
-        if held is None or held.key[0] != NETWORK or held.expires is None:
+        token = values.get("uuid")
+        if held is None or held.key[0] != NETWORK or (held.expires is None and held.key[1] != token):
             return bare(404, "no expiration timer registered")
-        if held.key[1] != values.get("uuid"):
+        if held.key[1] != token:
             return bare(409, "UUID mismatch, not stopping expiration timer")
-        self._api.service.keep(held.key)
-        return Answer(200, b"null")
+        return then(self._api.service.keep(held.key), lambda _: Answer(200, b"null"), _failed)
 
     def _release(self, text: str, values: dict[str, str]) -> Served:
         try:
@@ -130,6 +130,8 @@ class Ipam:
             pair[given.family] = str(given)
             pair[f"{given.family}-pool-name"] = given.pool
             one: dict[str, object] = {"ip": str(given)}
+            if self._api.skips(given.pool):
+                one["skip-masquerade"] = True
             if lapses:
                 pair[f"{given.family}-expiration-uuid"] = one["expiration-uuid"] = token
             body[given.family] = one

@@ -18,7 +18,7 @@ import msgspec
 from omnipam.core.attachment import Allocation, Given, Stored
 from omnipam.core.cidr import format_address, parse, parse_address
 from omnipam.core.errors import Invalid, OmnipamError, OutcomeUnknown, Unavailable
-from omnipam.core.node_agent import Change
+from omnipam.core.reservations import Change
 from omnipam.core.values import Block
 
 APPLICATION_ID = 0x6F6D6E61  # "omna"
@@ -78,6 +78,7 @@ class Damaged(OmnipamError):
 class Opened(msgspec.Struct, frozen=True):
     """rows: what was reserved. boot: the boot id that they are of, empty in a new file. unreadable: rows that were no reservation.
 
+    lost: why reservations may be missing, as `rewrite` was told in an earlier life.
     aside: where a damaged file was moved to; then rows are those that could be salvaged of it.
     """
 
@@ -85,6 +86,7 @@ class Opened(msgspec.Struct, frozen=True):
     boot: str
     node: str
     unreadable: int = 0
+    lost: str = ""
     aside: Path | None = None
 
 
@@ -105,15 +107,17 @@ class Journal:
             return self._open()
         except Damaged:
             self.close()
-            rows, boot, node, bad = _salvaged(self.path)
+            rows, boot, node, bad, lost = _salvaged(self.path)
             aside = self.path.with_name(f"{FILE}.damaged-{moment}")
             for suffix in ("-wal", "-shm", ""):
                 source = Path(f"{self.path}{suffix}")
                 if source.exists():
                     source.rename(f"{aside}{suffix}")
             fresh = self._open()
-            self.rewrite(rows, boot or fresh.boot, node)
-            return Opened(rows, boot, node, bad, aside)
+            if bad:
+                lost = f"the state was damaged; as it was it is {aside}"
+            self.rewrite(rows, boot or fresh.boot, node, lost)
+            return Opened(rows, boot, node, bad, lost, aside)
 
     def close(self) -> None:
         if self._db is not None:
@@ -135,8 +139,8 @@ class Journal:
         """Whether it is time for `rewrite`. recorded: how many reservations there are."""
         return self._logged >= max(FOLD_AT, 4 * recorded)
 
-    def rewrite(self, rows: Iterable[Stored], boot: str, node: str) -> None:
-        """Makes the file say exactly this. Raises Unavailable, OutcomeUnknown."""
+    def rewrite(self, rows: Iterable[Stored], boot: str, node: str, lost: str = "") -> None:
+        """Makes the file say exactly this. lost: why reservations may be missing. Raises Unavailable, OutcomeUnknown."""
         db = self._db
         if db is None:
             raise Unavailable(f"state {self.path} is closed")
@@ -149,7 +153,10 @@ class Journal:
                 "INSERT INTO reservations VALUES (?, ?)",
                 [(row.allocation.id, _encode(fields_of(row)).decode()) for row in rows],
             )
-            db.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", (("boot", boot), ("node", node)))
+            db.executemany(
+                "INSERT OR REPLACE INTO settings VALUES (?, ?)",
+                (("boot", boot), ("node", node), ("lost", lost)),
+            )
             committing = True
             db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -199,6 +206,8 @@ class Journal:
                 raise Damaged(f"state {self.path} is not this agent's file")
             if [row[0] for row in db.execute("PRAGMA quick_check(1)")] != ["ok"]:
                 raise Damaged(f"state {self.path} is damaged")
+            if application == APPLICATION_ID and _read(db)[3]:
+                raise Damaged(f"state {self.path} has rows that cannot be read")
         finally:
             db.close()
 
@@ -269,8 +278,8 @@ def _changed(change: Change) -> tuple[object, ...]:
     return fields_of(stored)
 
 
-def _read(db: sqlite3.Connection, *, lenient: bool = False) -> tuple[tuple[Stored, ...], str, str, int]:
-    """Reservations, boot, node, and how many rows could not be read. lenient: where the file breaks off, what came before."""
+def _read(db: sqlite3.Connection, *, lenient: bool = False) -> tuple[tuple[Stored, ...], str, str, int, str]:
+    """The first fields of Opened. lenient: where the file breaks off, what came before."""
     settings: dict[str, object] = {}
     found: dict[int, Record] = {}
     bad = 0
@@ -311,19 +320,20 @@ def _read(db: sqlite3.Connection, *, lenient: bool = False) -> tuple[tuple[Store
                 stored.append(stored_of(record))
             except Invalid:
                 bad += 1
-    return tuple(stored), str(settings.get("boot", "")), str(settings.get("node", "")), bad
+    boot, node, lost = (str(settings.get(name, "")) for name in ("boot", "node", "lost"))
+    return tuple(stored), boot, node, bad, lost
 
 
-def _salvaged(path: Path) -> tuple[tuple[Stored, ...], str, str, int]:
+def _salvaged(path: Path) -> tuple[tuple[Stored, ...], str, str, int, str]:
     """What can be read of a damaged file, without writing to it."""
     try:
         db = _read_only(path)
     except sqlite3.Error:
-        return (), "", "", 1
+        return (), "", "", 1, ""
     try:
         return _read(db, lenient=True)
     except (sqlite3.Error, ValueError, TypeError):
-        return (), "", "", 1
+        return (), "", "", 1, ""
     finally:
         db.close()
 

@@ -14,7 +14,7 @@ from omnipam.core.cidr import FAMILIES, Cidr, Family
 from omnipam.core.errors import Invalid, NotFound
 
 from ..kube.ciliumnode import addresses_of
-from ..kube.meta import Identity, ObjectMeta
+from ..kube.meta import ObjectMeta
 from ..kube.podippool import POOLS
 from ..kube.reflector import Deleted, Event, Listed, Reflector, Synced
 from ..kube.rest import Api
@@ -23,6 +23,7 @@ from ..together import Together
 from .kube_side import once_defined
 from .placing import Placement
 from .selection import (
+    SKIP_MASQUERADE,
     LabelSelector,
     Marked,
     SelectingPool,
@@ -93,7 +94,7 @@ class PoolSpec(msgspec.Struct, frozen=True):
 class Pool(msgspec.Struct, frozen=True):
     """CiliumPodIPPool, as agents read it."""
 
-    metadata: Identity = Identity()
+    metadata: ObjectMeta = ObjectMeta()
     spec: PoolSpec = PoolSpec()
 
 
@@ -193,6 +194,10 @@ class KubePods:
             raise type(error)(f'unable to determine IPAM pool for owner "{owner}": {error}') from None
         return Placement(pools, sticky)
 
+    def skips_masquerade(self, pool: str) -> bool:
+        found = self._pools.get(pool)
+        return found is not None and found.skip_masquerade
+
     # -- for leaks and recovery
 
     def live(self) -> Mapping[tuple[str, str], Pod]:
@@ -261,12 +266,13 @@ class KubePods:
     def _pool(self, pool: Pool) -> None:
         name, spec = pool.metadata.name, pool.spec
         families = frozenset(family for family in FAMILIES if getattr(spec, family) is not None)
+        skips = (pool.metadata.annotations or {}).get(SKIP_MASQUERADE) == "true"
         before = self._pools.get(name)
         try:
-            made = SelectingPool(name, families, selector_of(spec.pods), selector_of(spec.namespaces))
+            made = SelectingPool(name, families, selector_of(spec.pods), selector_of(spec.namespaces), skips)
         except Invalid as error:
             self._log.warning("pool selects as before", pool=name, why=str(error))
             made = SelectingPool(
-                name, families, before.pods if before else None, before.namespaces if before else None
+                name, families, before.pods if before else None, before.namespaces if before else None, skips
             )
         self._pools[name] = made

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from omnipam.core.errors import Invalid, NotFound, OutcomeUnknown
+from omnipam.core.errors import Conflict, Invalid, NotFound, OmnipamError, OutcomeUnknown
 from omnipam.core.values import Node
 
 from ..kube import ciliumnode, poolednode
@@ -20,6 +20,7 @@ from ..kube.meta import ObjectMeta
 from ..kube.reflector import Deleted, Event, Listed, Reflector, Synced
 from ..kube.rest import Api
 from ..kube.watch import Changed, Unreadable
+from ..together import Together
 from .side import Report
 
 
@@ -51,7 +52,24 @@ class Machine(msgspec.Struct, frozen=True):
         return [each for each in listed if each.type in ("InternalIP", "ExternalIP")]
 
 
+class UsedStatus(ciliumnode.IpamStatus, frozen=True, gc=False):
+    used: dict[str, Any] | None = None
+    ipv6_used: dict[str, Any] | None = msgspec.field(name="ipv6-used", default=None)
+
+
+class ShownStatus(ciliumnode.Status, frozen=True, gc=False):
+    ipam: UsedStatus | None = None
+
+
+class Shown(poolednode.PooledNode, frozen=True, gc=False):
+    """The CiliumNode, as its own agent reads it in any mode."""
+
+    status: ShownStatus | None = None
+
+
 DEFINED_S = 1.0
+MEND_S = 5.0
+"""How long after a look at what cannot be mended yet, a Node without podCIDRs for instance."""
 
 _machine = msgspec.json.Decoder(Machine)
 _encode = msgspec.json.Encoder().encode
@@ -83,7 +101,9 @@ class KubeSide:
         self._form: Form = (
             poolednode.Pooled(default_pool=default_pool) if self._pooled else ciliumnode.PodCidrs()
         )
-        self._decoder = msgspec.json.Decoder(self._form.struct)
+        self._decoder = msgspec.json.Decoder(Shown)
+        self._shown: Shown | None = None
+        self._to_mend = asyncio.Event()
 
     async def machine(self) -> Machine:
         """The Node. Raises NotFound, Retryable, Denied."""
@@ -98,12 +118,15 @@ class KubeSide:
                 case Listed(objects):
                     for each in objects:
                         there = True
+                        self._look(each)
                         seen(self._form.node(each, own_addresses=True))
                 case Changed(each):
                     there = True
+                    self._look(each)
                     seen(self._form.node(each, own_addresses=True))
                 case Deleted():
                     there = False
+                    self._to_mend.clear()
                     seen(None)
                 case Unreadable(raw=raw, why=why):
                     there = True
@@ -113,9 +136,12 @@ class KubeSide:
                         seen(None)
 
         query = f"fieldSelector=metadata.name%3D{quote(self.name, safe='')}"
-        await once_defined(
-            lambda: Reflector(self._api, CILIUM_NODES, self._form.struct, event, query=query).run()
-        )
+        async with Together() as together:
+            together.start(
+                once_defined(lambda: Reflector(self._api, CILIUM_NODES, Shown, event, query=query).run())
+            )
+            together.start(self._mend())
+            await together.first_error()
 
     async def read(self) -> Node | None:
         try:
@@ -169,6 +195,55 @@ class KubeSide:
             pools["allocated"] = poolednode.entries_of(blocks, node.holds.opaque)
         body = {"metadata": metadata, "spec": {"ipam": {"pools": pools}}}
         return self._decoded(await self._api.merge_patch(self._path, _encode(body)))
+
+    # -- what the object should show beside the agent's report
+
+    def _look(self, shown: Shown) -> None:
+        """Whether something of it is to be mended."""
+        self._shown = shown
+        if self._stale_usage(shown) or self._lacks_cidrs(shown):
+            self._to_mend.set()
+        else:
+            self._to_mend.clear()
+
+    def _stale_usage(self, shown: Shown) -> dict[str, None]:
+        """`used` of a time in another mode: while it is there, an operator takes the agent for one that has no pools."""
+        ipam = shown.status.ipam if self._pooled and shown.status is not None else None
+        fields = {"used": ipam.used, "ipv6-used": ipam.ipv6_used} if ipam is not None else {}
+        return {name: None for name, value in fields.items() if value}
+
+    def _lacks_cidrs(self, shown: Shown) -> bool:
+        """Whether Kubernetes had given the Node none yet when the object was made."""
+        ipam = shown.spec.ipam if shown.spec is not None else None
+        return self._mirrors and not (ipam is not None and ipam.pod_cidrs)
+
+    async def _mend(self) -> None:
+        while True:
+            await self._to_mend.wait()
+            shown = self._shown
+            try:
+                mended = shown is None or await self._mended(shown)
+            except (Conflict, NotFound):
+                mended = True  # the watch will show what there is now
+            except OmnipamError:
+                mended = False  # what it is, the agent's next write says as well
+            if mended and shown is self._shown:
+                self._to_mend.clear()
+            elif not mended:
+                await asyncio.sleep(MEND_S)
+
+    async def _mended(self, shown: Shown) -> bool:
+        """Answers whether there is nothing left to do in this version of the object."""
+        if usage := self._stale_usage(shown):
+            await self._api.merge_patch(f"{self._path}/status", _encode({"status": {"ipam": usage}}))
+        if not self._lacks_cidrs(shown):
+            return True
+        cidrs = self._mirrored(await self.machine())
+        if cidrs:
+            version = {"resourceVersion": shown.metadata.resource_version}
+            body = {"metadata": version, "spec": {"ipam": {"podCIDRs": cidrs}}}
+            await self._api.merge_patch(self._path, _encode(body))
+        return bool(cidrs)
 
     @property
     def _mirrors(self) -> bool:

@@ -1,13 +1,14 @@
 """Reservations whose pod is gone without a release: collected after a grace, and only after a look at the pod itself.
 
-What is doubtful counts as alive: an owner that is no pod, an API server that does not answer, an address that the host still routes.
+What is doubtful counts as alive: an owner that is no pod, an API server that does not answer, an address that the host still routes,
+or at which somebody answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from omnipam.core.attachment import Allocation
 from omnipam.core.errors import OmnipamError
 
 from .kube_pods import Pod
+from .neighbours import Place, answering
 from .selection import read_owner
 from .service import Service
 
@@ -44,11 +46,12 @@ class Leaks:
         grace_s: float,
         clock: Callable[[], float],
         log: structlog.typing.FilteringBoundLogger,
-        routed: Callable[[], frozenset[tuple[int, int]]] | None = None,
+        routed: Callable[[], frozenset[Place]] | None = None,
+        answering: Callable[[Iterable[Place]], Awaitable[frozenset[Place]]] = answering,
     ) -> None:
         self._service, self._pods, self._grace_s = service, pods, grace_s
         self._clock, self._log = clock, log
-        self._routed = routed or host_routes
+        self._routed, self._answering = routed or host_routes, answering
         self._gone: dict[int, float] = {}  # id of a reservation → since when its pod is missing
 
     async def run(self) -> None:
@@ -72,10 +75,13 @@ class Leaks:
         ]
         if not due:
             return []
-        routed = self._routed()
+        there = self._routed()
+        there |= await self._answering(
+            given.place for each in due for given in each.given if given.place not in there
+        )
         collected = []
         for each in due:
-            if any(given.place in routed for given in each.given):
+            if any(given.place in there for given in each.given):
                 continue  # the pod's object is gone, and its sandbox is not
             name = read_owner(each.owner)
             try:

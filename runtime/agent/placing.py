@@ -29,6 +29,9 @@ class Pods(Protocol):
     async def ask(self, owner: str, families: tuple[Family, ...], uid: str) -> Placement:
         """The same, by asking where pods are kept."""
 
+    def skips_masquerade(self, pool: str) -> bool:
+        """Whether the pool says that what its pods send keeps their addresses."""
+
 
 class NoPods:
     """Nothing is known of pods: all get the default pool."""
@@ -43,3 +46,6 @@ class NoPods:
         placement = self.place(owner, families, uid)
         assert placement is not None
         return placement
+
+    def skips_masquerade(self, pool: str) -> bool:
+        return False

@@ -26,7 +26,10 @@ SETTLE_S = 0.02
 
 
 class Publisher:
-    """changed: called when the node may have more addresses than before. clock: seconds since the epoch that do not jump."""
+    """changed: called when the node may have more addresses than before, or its object says something else of it. clock: seconds since the epoch that do not jump.
+
+    reports: whether anybody reads how full the node's blocks are; in kubernetes mode nobody does, and nothing is written.
+    """
 
     def __init__(
         self,
@@ -37,13 +40,13 @@ class Publisher:
         clock: Callable[[], float],
         log: structlog.typing.FilteringBoundLogger,
         spacing_s: float = SPACING_S,
+        reports: bool = True,
     ) -> None:
         self._agent, self._side, self._changed, self._clock = agent, side, changed, clock
-        self._log, self._spacing_s = log, spacing_s
+        self._log, self._spacing_s, self._reports = log, spacing_s, reports
         self._node: Node | None = None
         self.seen = asyncio.Event()
         """Set once the object has been seen."""
-        self._absent = False
         self._urgent = asyncio.Event()
         self._later = asyncio.Event()
         self._writing = False
@@ -120,7 +123,8 @@ class Publisher:
         if self._node is None:
             await self._make()
             return True
-        self._agent.give_up(self._clock())
+        if self._reports:
+            self._agent.give_up(self._clock())
         node, report = self._node, self._report(self._node)
         if report.shown_by(node):
             return False
@@ -152,7 +156,8 @@ class Publisher:
     def _report(self, node: Node) -> Report:
         agent = self._agent
         if not agent.pooled:
-            return Report(False, states=tuple(sorted(agent.pod_cidr_states().items())))
+            states = sorted(agent.pod_cidr_states().items()) if self._reports else ()
+            return Report(False, states=tuple(states))
         held = tuple(block for block in agent.listed() if (block.pool, str(block.cidr)) not in self._readded)
         shown = {(block.pool, block.cidr) for block in node.holds.blocks}
         given_up = tuple(block for block in agent.released() if (block.pool, block.cidr) in shown)
@@ -224,7 +229,7 @@ class Publisher:
             return node.version == self._expected
 
     def _adopt(self, node: Node) -> None:
-        self._node = node
+        before, self._node = self._node, node
         blocks = [block for block in node.holds.blocks if block.pool != POD_CIDRS]
         self._readded.intersection_update({(block.pool, str(block.cidr)) for block in self._agent.listed()})
         if node.agent.released:
@@ -233,7 +238,8 @@ class Publisher:
         grown = self._agent.blocks_seen(blocks)
         first = not self.seen.is_set()
         self.seen.set()
-        if grown or first:
+        other = before is None or (before.facts, before.default_pool) != (node.facts, node.default_pool)
+        if grown or first or other:
             self._changed()
         self._later.set()
         if first:

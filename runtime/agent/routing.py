@@ -81,4 +81,7 @@ def _made(done: Later, answer: Callable[[Any], Answer], failed: Callable[[Omnipa
         return failed(error)
     if error is not None:
         return problem(500, "Error", f"{type(error).__name__}: {error}")
-    return answer(done.result())
+    try:
+        return answer(done.result())
+    except Exception as defect:  # noqa: BLE001 — else nobody would tell whoever waits
+        return problem(500, "Error", f"{type(defect).__name__}: {defect}")

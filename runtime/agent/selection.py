@@ -17,6 +17,7 @@ from omnipam.core.selector import Requirement, Selector, matches
 IP_POOL = "ipam.cilium.io/ip-pool"
 FAMILY_POOL: dict[Family, str] = {"ipv4": "ipam.cilium.io/ipv4-pool", "ipv6": "ipam.cilium.io/ipv6-pool"}
 REQUIRE_MATCH = "ipam.cilium.io/require-pool-match"
+SKIP_MASQUERADE = "ipam.cilium.io/skip-masquerade"
 POD_NAMESPACE, POD_NAME = "io.kubernetes.pod.namespace", "io.kubernetes.pod.name"
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -36,12 +37,16 @@ class Marked(msgspec.Struct, frozen=True):
 
 
 class SelectingPool(msgspec.Struct, frozen=True):
-    """A pool and whom it selects; None: nobody by that. families: those that it has ranges of."""
+    """A pool and whom it selects; None: nobody by that. families: those that it has ranges of.
+
+    skip_masquerade: whether what its pods send keeps their addresses.
+    """
 
     name: str
     families: frozenset[Family]
     pods: Selector | None = None
     namespaces: Selector | None = None
+    skip_masquerade: bool = False
 
 
 class Expression(msgspec.Struct, frozen=True):

@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Callable, Collection
 from functools import partial
 
-from omnipam.core.attachment import Key, NoAddress, Request
+from omnipam.core.attachment import Allocation, Key, NoAddress, NotYours, Request
 from omnipam.core.errors import OmnipamError
 from omnipam.core.node_agent import NodeAgent
 
 from .commits import Commits
 from .later import Later
+from .metrics import Counts
 
 
 class _Waiter:
@@ -42,6 +43,7 @@ class Service:
         self.demanded = demanded
         self._waiters: list[_Waiter] = []
         self._deciding: dict[Key, set[Later]] = {}
+        self.counts = Counts()
         self.failing = False
         """Whether an attachment has waited in vain, and none has got an address since."""
 
@@ -56,6 +58,7 @@ class Service:
         try:
             return self._allocate(request)
         except NoAddress as none:
+            self.counts.tried((want.family for want in request.wants), "exhausted")
             self.demanded(True)
             if wait_s <= 0:
                 raise
@@ -63,36 +66,45 @@ class Service:
 
     def release(self, key: Key, owner: str | None = None) -> Later:
         """A future of the Allocation that was released, None if there was none. Raises NotYours."""
+        waiters = [each for each in self._waiters if each.request.key == key]
+        for waiter in waiters:
+            if owner is not None and owner != waiter.request.owner:
+                raise NotYours(f"{'/'.join(key)} is asked for by {waiter.request.owner}, not by {owner}")
+        allocation = self.agent.release(key, self._clock(), owner)
         for later in list(self._deciding.pop(key, ())):
             later.cancel()
-        for waiter in [each for each in self._waiters if each.request.key == key]:
+        for waiter in waiters:
             self._end(waiter)
             waiter.done.cancel()
-        now = self._clock()
-        allocation = self.agent.release(key, now, owner)
         if allocation is None:
             return self.commits.add((), None)
         done = self.commits.add(self.agent.drain(), allocation, partial(self.agent.undo_release, allocation))
-        self.demanded(False)
-        if self._waiters:
-            self.look()
+        self._given_back(allocation)
         return done
 
     def collect(self, network: str, keep: Collection[tuple[str, str]]) -> Later:
         """Releases all of a network but these (container, interface). A future of what was released."""
         gone = [
-            each.key for each in self.agent.allocations if each.key[0] == network and each.key[1:] not in keep
+            each for each in self.agent.allocations if each.key[0] == network and each.key[1:] not in keep
         ]
-        released = [self.agent.get(key) for key in gone]
-        for key in gone:
-            self.release(key)
-        return self.commits.add((), [each for each in released if each is not None])
+        now = self._clock()
+        for each in gone:
+            self.agent.release(each.key, now)
 
-    def keep(self, key: Key) -> bool:
-        """It does not expire any more. Answers whether it would have."""
-        kept = self.agent.keep(key) is not None
-        self.commits.note(self.agent.drain())
-        return kept
+        def undo() -> None:
+            for each in reversed(gone):
+                self.agent.undo_release(each)
+
+        done = self.commits.add(self.agent.drain(), gone, undo)
+        self._given_back(*gone)
+        return done
+
+    def keep(self, key: Key) -> Later:
+        """It does not expire any more, once that is on disk."""
+        before = self.agent.get(key)
+        if before is None or self.agent.keep(key) is None:
+            return self.commits.add((), None)
+        return self.commits.add(self.agent.drain(), None, partial(self.agent.undo_keep, before))
 
     def deciding(self, key: Key, future: Later) -> None:
         """This future's outcome will be an allocation of the key: a release of the key cancels it."""
@@ -136,6 +148,8 @@ class Service:
         if self.agent.tidy(now):
             self.demanded(False)
         self.commits.note(self.agent.drain())
+        if self.commits.failure is not None:
+            self.commits.rewrite()  # nobody may ask for anything while status says that the disk refuses
 
     def close(self) -> None:
         """Nobody waits any more."""
@@ -144,15 +158,31 @@ class Service:
             waiter.done.cancel()
 
     def _allocate(self, request: Request) -> Later:
-        allocation, new = self.agent.allocate(request, self._clock())
+        try:
+            allocation, new = self.agent.allocate(request, self._clock())
+        except NoAddress:
+            raise
+        except OmnipamError:
+            self.counts.tried((want.family for want in request.wants), "error")
+            raise
         if not new:
             return self.commits.add((), (allocation, False))
+        self.counts.tried((want.family for want in request.wants), "success")
         done = self.commits.add(
-            self.agent.drain(), (allocation, True), partial(self.agent.undo_allocate, allocation)
+            self.agent.drain(),
+            (allocation, True),
+            partial(self.agent.undo_allocate, allocation, self.agent.displaced),
         )
         self.failing = False
         self.demanded(False)
         return done
+
+    def _given_back(self, *gone: Allocation) -> None:
+        for each in gone:
+            self.counts.released(given.family for given in each.given)
+        self.demanded(False)
+        if self._waiters:
+            self.look()
 
     def _wait(self, request: Request, why: NoAddress, wait_s: float) -> Later:
         loop = asyncio.get_running_loop()

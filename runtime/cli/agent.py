@@ -19,7 +19,7 @@ from omnipam.core.values import Facts
 
 from ..config import add_arguments, load
 from ..config.config import Config
-from ..config.values import read_duration
+from ..config.values import Endpoint, read_duration, read_endpoint
 from ..connect import kubernetes_api, user_agent, version
 
 if TYPE_CHECKING:
@@ -46,14 +46,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         ("--allocation-wait", "10s", "longest that a pod waits for an address"),
         ("--cool-down", "30s", "time before a released address is given again, while others are free"),
         ("--leak-grace", "15m", "how long a pod must be gone before its address is taken; 0s: never"),
-        ("--ipam-cilium-node-update-rate", "15s", "least time between writes while no pod waits"),
     ):
         parser.add_argument(flag, default=default, metavar="DURATION", help=f"{text} (%(default)s)")
     parser.add_argument(
-        "--ipam-multi-pool-pre-allocation",
-        default="default=8",
-        metavar="POOL=N,…",
-        help="multi-pool: addresses to have ready (%(default)s)",
+        "--metrics-addr", default="", metavar="HOST:PORT", help="serves /metrics; nothing listens without it"
     )
     parser.add_argument("--boot-id", default="/proc/sys/kernel/random/boot_id", help=argparse.SUPPRESS)
     parser.add_argument("--context", help="context of the kubeconfig")
@@ -89,14 +85,14 @@ async def _run(args: argparse.Namespace) -> int:
         state=Path(args.state_dir),
         group=args.socket_group,
         default_pool=config.ipam_default_ip_pool if config.ipam == "multi-pool" else "default",
-        pre_allocate=read_pre_allocation(args.ipam_multi_pool_pre_allocation)
-        if config.ipam == "multi-pool"
-        else {},
+        pre_allocate=dict(config.ipam_multi_pool_pre_allocation) if config.ipam == "multi-pool" else {},
+        only_masquerade_default=config.ipam_default_ip_pool if config.only_masquerade_default_pool else "",
         allocation_wait_s=_seconds(args, "allocation_wait"),
         cool_down_s=_seconds(args, "cool_down"),
         leak_grace_s=_seconds(args, "leak_grace"),
-        update_s=_seconds(args, "ipam_cilium_node_update_rate"),
+        update_s=config.ipam_cilium_node_update_rate,
         sticky=args.sticky,
+        metrics=_endpoint(args.metrics_addr),
         boot_id=Path(args.boot_id),
     )
     log.info("agent", version=version(), mode=config.ipam, store=config.store, node=settings.node)
@@ -172,15 +168,11 @@ async def _until_signal(agent: Agent) -> None:
     await agent.run()
 
 
-def read_pre_allocation(text: str) -> dict[str, int]:
-    """Reads `pool=N,pool=N`. Raises Invalid."""
-    found: dict[str, int] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        pool, equals, number = (part.strip() for part in item.partition("="))
-        if not pool or not equals or not (number.isascii() and number.isdigit()):
-            raise Invalid(f"--ipam-multi-pool-pre-allocation: {item!r} is not of the form pool=N")
-        found[pool] = int(number)
-    return found
+def _endpoint(text: str) -> Endpoint | None:
+    try:
+        return read_endpoint(text) if text else None
+    except Invalid as error:
+        raise Invalid(f"--metrics-addr: {error}; write it as in localhost:9962 or :9962") from None
 
 
 def _seconds(args: argparse.Namespace, name: str) -> float:

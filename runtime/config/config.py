@@ -31,6 +31,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     cluster_pool_max_blocks_per_node: int
     auto_create_cilium_pod_ip_pools: tuple[PoolSpec, ...]
     ipam_default_ip_pool: str
+    ipam_multi_pool_pre_allocation: Mapping[str, int]
+    ipam_cilium_node_update_rate: float
+    only_masquerade_default_pool: bool
     enable_cluster_pool_to_multi_pool_migration: bool
     service_cidr: tuple[Cidr, ...]
     pod_cidr_grace: float

@@ -45,6 +45,7 @@ POOLS = Kind(
     "write it as in default=ipv4-cidrs:10.10.0.0/16;ipv4-mask-size:24",
     many=True,
 )
+COUNTS = Kind("NAME=N,…", values.read_counts, "write it as in default=8,blue=16", many=True)
 ENDPOINT = Kind("HOST:PORT", values.read_endpoint, "write host and port, as in localhost:9234 or :9963")
 NAME = Kind("NAME", values.read_kubernetes_name, "write the object's name")
 STORE = Kind("STORE", values.read_store, "write kubernetes, or sqlite:///path.db")
@@ -133,6 +134,18 @@ KEYS: tuple[Key, ...] = (
     Key(
         name="ipam-default-ip-pool", kind=NAME, default="default", unit="pool name",
         meaning="multi-pool mode: pool of pods that name none, and of what is migrated",
+    ),
+    Key(
+        name="ipam-multi-pool-pre-allocation", kind=COUNTS, default="default=8", unit="pool=addresses", optional=True,
+        meaning="multi-pool mode, agent: addresses of each family to have ready, by pool",
+    ),
+    Key(
+        name="ipam-cilium-node-update-rate", kind=DURATION, default="15s", unit="duration", least=0.001,
+        meaning="agent: least time between two writes of its node's object while no pod waits",
+    ),
+    Key(
+        name="only-masquerade-default-pool", kind=BOOL, default="false", unit="true, false",
+        meaning="multi-pool mode, agent: addresses of other pools are marked `skip-masquerade`",
     ),
     Key(
         name="enable-cluster-pool-to-multi-pool-migration", kind=BOOL, default="false", unit="true, false",

@@ -202,6 +202,17 @@ def read_kubernetes_name(text: str) -> str:
     return text
 
 
+def read_counts(text: str) -> dict[str, int]:
+    """`name=N,name=N`; of one named twice, the last counts."""
+    found: dict[str, int] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, number = (part.strip() for part in item.partition("="))
+        if not name or not equals or not (number.isascii() and number.isdigit() and int(number) <= LARGEST):
+            raise Invalid(f"{shown(item)} is not of the form name=N")
+        found[name] = int(number)
+    return found
+
+
 def read_store(text: str) -> str:
     """`kubernetes`, or `sqlite:///PATH` (a fourth slash begins an absolute path)."""
     if text == "kubernetes" or (text.startswith("sqlite:///") and text != "sqlite:///" and "\0" not in text):

@@ -1,7 +1,8 @@
 """Failures as Kubernetes Events on the CiliumNode or pool, one object for each and reason, few and slowly.
 
 Both live in no namespace, so their Events live in `default` (the API server insists); what concerns the configuration
-is said of Cilium's ConfigMap, beside it. Best effort: what cannot be written is counted, and the count goes out with the next.
+is said of Cilium's ConfigMap, beside it. What cannot be written now raises, and counts for nothing: whoever reports it tries again
+while it stands. What the server refuses for good is swallowed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from omnipam.core.errors import Conflict, Denied, NotFound, OmnipamError
+from omnipam.core.errors import Conflict, Denied, NotFound, OmnipamError, Retryable, Throttled
 from omnipam.core.values import Node, Problem
 
 from ..election import LostLease
+from ..logs import printable
 from .rest import Api
 
 CONFIG_MAP = "cilium-config"
@@ -61,17 +63,24 @@ class Recorder:
         self._tokens, self._filled_s = float(BURST), clock()
 
     async def report(self, node: Node | Pool | None, problem: Problem) -> None:
-        """Show a failure of a node, of a pool, or (None) of the configuration. Raises Denied where we lack the right, and LostLease; all else is swallowed and counted."""
+        """Show a failure of a node, of a pool, or (None) of the configuration.
+
+        Raises Throttled beyond our own rate, Retryable where the server cannot take it now, Denied where we lack the right,
+        and LostLease; all else is swallowed.
+        """
         now = self._clock()
         series = self._find(node, problem)
-        series.count += 1
-        message = cut(str(problem))
+        message = cut(printable(str(problem)))  # it may quote the object, which others write
         if series.written and message == series.message and now < series.again_s:
+            series.count += 1
             return
-        if not self._take(now):
-            return
+        self._take(now)
+        series.count += 1
         try:
             await self._write(series, problem.reason, message)
+        except Retryable:
+            series.count -= 1
+            raise
         except (Denied, LostLease):
             raise
         except OmnipamError:
@@ -103,13 +112,12 @@ class Recorder:
         about = {"apiVersion": "v1", "kind": "ConfigMap", "namespace": self._namespace, "name": CONFIG_MAP}
         return about, self._namespace
 
-    def _take(self, now: float) -> bool:
+    def _take(self, now: float) -> None:
         self._tokens = min(float(BURST), self._tokens + (now - self._filled_s) * PER_SECOND)
         self._filled_s = now
         if self._tokens < 1.0:
-            return False
+            raise Throttled("Events come faster than they are written", (1.0 - self._tokens) / PER_SECOND)
         self._tokens -= 1.0
-        return True
 
     async def _write(self, series: _Series, reason: str, message: str) -> None:
         collection = f"/api/v1/namespaces/{series.namespace}/events"

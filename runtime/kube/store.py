@@ -204,7 +204,7 @@ class KubernetesStore:
         return True
 
     async def report(self, node: Node | None, problem: Problem) -> None:
-        """Show a failure as an Event; quietly given up where that is not allowed (said once)."""
+        """Show a failure as an Event; quietly given up where that is not allowed (said once). Raises Retryable, LostLease."""
         await self._report(node, problem)
 
     async def report_pool(self, name: str, problem: Problem) -> None:

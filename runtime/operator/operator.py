@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
 from omnipam.core.allocator import Provider
@@ -27,6 +28,7 @@ from ..together import Together
 from ..web import Answer, Web, text
 from .feed import Feed, Phase
 from .turns import Turns
+from .unwritten import NOT_WRITTEN
 
 T = TypeVar("T")
 
@@ -68,6 +70,7 @@ class Operator:
         self._drive: Drive | None = None
         self._turns: Turns | None = None
         self._said: set[Finding] = set()
+        self._untold: set[Finding] = set()
         self._look = asyncio.Event()
         self._reloaded = asyncio.Event()
         self.metrics = Metrics(self._capacity, self._findings, provider.mode)
@@ -189,6 +192,7 @@ class Operator:
             metrics=self.metrics,
             log=self._log,
             limit=self._connected.limit,
+            found=self._look.set,
         )
         specs = pool_specs(self.config)
         if self._provider.reads_pools:
@@ -303,12 +307,18 @@ class Operator:
         return text(200, "ok") if self._feed.ready else text(503, "not ready: the first list is not complete")
 
     def _capacity(self) -> Capacity | None:
-        return self._drive.allocator.capacity() if self._drive is not None else None
+        if self._drive is None or self._turns is None:
+            return None
+        capacity = self._drive.allocator.capacity()
+        return msgspec.structs.replace(
+            capacity, unserved=capacity.unserved + self._turns.unwritten.unserved()
+        )
 
     def _findings(self) -> tuple[Finding, ...]:
-        """All that stand: the allocator's and the store's."""
+        """All that stand: the allocator's, the turns' and the store's."""
         found = self._drive.allocator.findings() if self._drive is not None else ()
-        return (*found, *sorted(self._feed.findings))
+        unwritten = self._turns.unwritten.findings() if self._turns is not None else ()
+        return (*found, *unwritten, *sorted(self._feed.findings))
 
     async def _look_for_findings(self) -> None:
         """Says what is new, a while after something changed: they are of the whole, and cost some time to find."""
@@ -316,24 +326,36 @@ class Operator:
             await self._look.wait()
             await asyncio.sleep(FINDINGS_S)
             self._look.clear()
-            for finding in self._say_findings():
-                await self._report_pools(finding)
+            new = self._say_findings()
+            self._untold = (self._untold & self._said) | {each for each in new if _pool_of(each)}
+            await self._report_pools()
+            if self._untold:
+                self._look.set()
 
-    async def _report_pools(self, finding: Finding) -> None:
-        """What is wrong with a pool is said of the pool, too."""
-        kind, _, name = finding.objects[0].partition("/") if finding.objects else ("", "", "")
-        if kind != "CiliumPodIPPool":
-            return
-        try:
-            await self._store.report_pool(name, Problem(finding.reason, finding.text, finding.hint))
-        except LostLease:
-            raise
-        except OmnipamError as error:
-            self._log.debug("not reported", pool=name, why=str(error))
+    async def _report_pools(self) -> None:
+        """What is wrong with a pool is said of the pool, too; what the store cannot take now, later."""
+        for finding in sorted(self._untold):
+            name = _pool_of(finding)
+            try:
+                await self._store.report_pool(name, Problem(finding.reason, finding.text, finding.hint))
+            except LostLease:
+                raise
+            except OmnipamError as error:
+                self._log.debug("not reported", pool=name, why=str(error))
+                if isinstance(error, Retryable):
+                    return
+            self._untold.discard(finding)
 
     def _say_findings(self) -> list[Finding]:
         standing = set(self._findings()) - self._feed.findings  # the feed has said its own
         new = sorted(standing - self._said)
+        refused_before, refused = (
+            any(each.reason == NOT_WRITTEN for each in those) for those in (self._said, standing)
+        )
+        if refused_before:
+            new = [each for each in new if each.reason != NOT_WRITTEN]  # only who they are has changed
+            if not refused:
+                self._log.info("grants are written again")
         for finding in new[:FINDINGS_SAID]:
             self._log.warning(str(finding), reason=finding.reason, objects=list(finding.objects))
         if len(new) > FINDINGS_SAID:
@@ -341,4 +363,10 @@ class Operator:
                 "there are more findings: omnipam check lists them", more=len(new) - FINDINGS_SAID
             )
         self._said = standing
-        return new[:FINDINGS_SAID]
+        return new
+
+
+def _pool_of(finding: Finding) -> str:
+    """The pool that it is about first; empty if it is about something else."""
+    kind, _, name = finding.objects[0].partition("/") if finding.objects else ("", "", "")
+    return name if kind == "CiliumPodIPPool" else ""

@@ -8,18 +8,20 @@ from typing import Any
 
 import structlog
 
-from omnipam.core.allocator import Denied, Plan, Published, Version
+from omnipam.core.allocator import Denied, Plan, Published, Unknown, Version
 from omnipam.core.drive import Drive, Publish
 from omnipam.core.errors import Denied as DeniedError
 from omnipam.core.errors import OmnipamError
-from omnipam.core.values import Kept
+from omnipam.core.values import Grant, Kept, Node
 
 from ..election import LostLease
 from ..metrics import Metrics
 from ..store import Store
 from .telling import Telling
+from .unwritten import NOT_WRITTEN, Unwritten
 
 KEEP_RETRY_S = (1.0, 60.0)
+MAKE_UP_S = 1.0
 
 
 class Turns:
@@ -34,7 +36,9 @@ class Turns:
         metrics: Metrics,
         log: structlog.typing.FilteringBoundLogger,
         limit: int,
+        found: Callable[[], None] = lambda: None,
     ) -> None:
+        """found: called when there may be a new finding."""
         self._drive, self._store = drive, store
         self._clock, self._metrics, self._log = clock, metrics, log
         self._limit = limit
@@ -45,6 +49,9 @@ class Turns:
         self._kept: tuple[Kept, ...] = ()
         self._keep_delay = KEEP_RETRY_S[0]
         self._telling = Telling(store, metrics, log)
+        self._teller: asyncio.Task[None] | None = None
+        self.unwritten = Unwritten(drive)
+        self._found = found
         self._asked = 0
         self._refused: set[str] = set()
         self._stopping = False
@@ -57,6 +64,7 @@ class Turns:
     def gone(self, name: str) -> None:
         """A node is no more."""
         self._telling.forget(name)
+        self.unwritten.over(name)
         self._event.set()
 
     def restored(self, kept: tuple[Kept, ...]) -> None:
@@ -78,6 +86,7 @@ class Turns:
             self._fill()
             self._tell_mute()
             self._keep()
+            self._make_up()
             if self._broken is not None:
                 raise self._broken
             wake = drive.wake(now)
@@ -90,7 +99,10 @@ class Turns:
     async def drain(self, seconds: float) -> None:
         """Starts nothing more, and waits that long for what is under way."""
         self._stopping = True
-        under_way = {*self._writers, *self._readers, *([self._keeper] if self._keeper else [])}
+        if self._teller is not None:
+            self._teller.cancel()  # it may sleep
+        others = [task for task in (self._keeper, self._teller) if task is not None]
+        under_way = {*self._writers, *self._readers, *others}
         if under_way:
             _, late = await asyncio.wait(under_way, timeout=seconds)
             for task in late:
@@ -141,11 +153,14 @@ class Turns:
             drive.published(publish, outcome, self._clock())
             if not isinstance(outcome, Version):
                 self._not_written(publish, outcome)
+                if isinstance(outcome, Denied | Unknown):
+                    await self._failed(publish.node, publish.grant, outcome.text)
                 self._event.set()
             else:
                 if self._refused:
                     self._refused.clear()
                 node, grant = publish.node, publish.grant
+                self._written(node.name)
                 if self._telling.concerns(node, grant) and (news := self._telling.news(node, grant)):
                     await self._telling.report(node, news)
             publish = None if self._stopping else drive.next_publish()
@@ -158,6 +173,21 @@ class Turns:
             self._refused.add(outcome.reason)
             line = self._log.warning
         line("grant not written", node=publish.node.name, outcome=type(outcome).__name__, why=text)
+
+    async def _failed(self, node: Node, grant: Grant, why: str) -> None:
+        """Where that was one try too many, it is told, and what its status would have said."""
+        problem = self.unwritten.failed(node.name, why)
+        if problem is not None:
+            self._metrics.problems[problem.reason] += 1
+            self._found()
+            await self._telling.report(
+                node, [problem, *self._telling.news(node, Grant(problems=grant.problems))]
+            )
+
+    def _written(self, name: str) -> None:
+        if self.unwritten.over(name):
+            self._telling.over(name, NOT_WRITTEN)
+            self._found()
 
     def _tell_mute(self) -> None:
         """Nodes that nothing can be written on have problems, too."""
@@ -180,8 +210,29 @@ class Turns:
                 line = self._log.warning
             line("not read", node=name, why=str(error))
             self._drive.read_failed(name, self._clock())
+            before = self._drive.allocator.node(name)
+            if before is not None:
+                await self._failed(before, self._drive.allocator.grant(name), str(error))
         else:
             self._drive.read(name, node, self._clock())
+
+    def _make_up(self) -> None:
+        """What could not be reported yet is, as soon as the store takes it."""
+        if self._telling.owes and self._teller is None and not self._stopping:
+            self._teller = asyncio.ensure_future(self._tell_owed())
+
+    async def _tell_owed(self) -> None:
+        try:
+            while self._telling.owes:
+                await asyncio.sleep(MAKE_UP_S)
+                for name in self.unwritten.mended():
+                    self._written(name)
+                await self._telling.make_up()
+        except LostLease as error:
+            self._broken = error
+            self._event.set()
+        finally:
+            self._teller = None
 
     def _keep(self) -> None:
         """Writes what must outlive us, one write at a time, the newest only."""

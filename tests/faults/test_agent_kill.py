@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.agent_process import AgentProcess, ask
+from tests.kube.admin import wait_until
 from tests.operator_process import OperatorProcess
 
 from omnipam.core.attachment import INFRASTRUCTURE
@@ -74,7 +74,7 @@ class Client(threading.Thread):
             status, answer = ask(self._path, "PUT", target, {"owner": self._owner, "wait_s": 5})
         except OSError:
             self.unsure.add(container)
-            time.sleep(0.02)
+            self._until_served()
             return
         if status == 503:
             return
@@ -91,12 +91,23 @@ class Client(threading.Thread):
         self.unsure.discard(container)
         self.held[container] = given
 
+    def _until_served(self) -> None:
+        """Until the agent's next life listens, or the test ends."""
+
+        def served() -> bool:
+            try:
+                return ask(self._path, "GET", "/v1/healthz")[0] == 200
+            except OSError:
+                return self._ending.is_set()
+
+        wait_until(served, "an agent listens again", 60.0)
+
     def _remove(self, container: str) -> None:
         try:
             status, answer = ask(self._path, "DELETE", f"/v1/allocations/net/{container}/eth0")
         except OSError:
             self.unsure.add(container)
-            time.sleep(0.02)
+            self._until_served()
             return
         if status != 204:
             self.wrong.append(f"{container}: {status} {answer}")
@@ -115,10 +126,8 @@ def test_kills_at_random_moments(tmp_path: Path, store: str, operator: OperatorP
             each.start()
         for _ in range(LIVES):
             before = sum(each.answers for each in clients)
-            running.until(
-                lambda before=before: sum(each.answers for each in clients) > before + 50, "it works"
-            )
-            time.sleep(rng.random() * 0.3)
+            some = before + 50 + rng.randrange(200)  # a moment that is another each time
+            running.until(lambda some=some: sum(each.answers for each in clients) > some, "it works")
             running.kill()
             running = agent(tmp_path, store, "--cool-down=0s")
             running.until_ready()
@@ -212,6 +221,11 @@ def test_a_damaged_state_on_a_store_without_pods_says_so(
         (aside,) = [each for each in one.state.iterdir() if "damaged" in each.name]
         assert aside.read_bytes() == damaged
         assert one.stop() == 0
+    with agent(tmp_path, store) as one:
+        one.until(lambda: one.status()[0] == 503, "it listens")
+        assert one.status()[1]["reason"] == "Impaired", "its pods run still"
+    with agent(tmp_path, store, boot="boot-2").until_ready() as one:
+        assert one.held() == {}
 
 
 def test_its_row_comes_back_with_its_blocks(tmp_path: Path, store: str, operator: OperatorProcess) -> None:

@@ -6,8 +6,7 @@ import random
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +70,14 @@ def delete_pod(admin: Admin, name: str) -> None:
 
 
 @pytest.fixture
-def account(kube: Cluster) -> None:
-    """Pods need one to exist."""
+def account(kube: Cluster) -> Iterator[None]:
+    """Pods need one to exist; they are gone afterwards, since a next agent would take their addresses for in use."""
     path = "/api/v1/namespaces/default/serviceaccounts"
     if not kube.admin.exists(f"{path}/default"):
         kube.admin.post(path, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})
+    yield
+    for each in kube.admin.get(PODS)["items"]:
+        delete_pod(kube.admin, each["metadata"]["name"])
 
 
 def test_cluster_pool_from_an_empty_cluster_to_an_address(kube: Cluster, tmp_path: Path) -> None:
@@ -119,6 +121,8 @@ def test_three_pools_by_annotation_selector_and_default(kube: Cluster, tmp_path:
         "/apis/cilium.io/v2alpha1/ciliumpodippools/red",
         {"spec": {"podSelector": {"matchLabels": {"tier": "red"}}}},
     )
+    skip = {"metadata": {"annotations": {"ipam.cilium.io/skip-masquerade": "true"}}}
+    admin.patch("/apis/cilium.io/v2alpha1/ciliumpodippools/blue", skip)
     both = "--enable-ipv6=true"
     with (
         operator(kube, tmp_path / "op", MULTI, both, NO_GC, OFTEN) as op,
@@ -133,6 +137,11 @@ def test_three_pools_by_annotation_selector_and_default(kube: Cluster, tmp_path:
         blue = one.add("c2", "default/marked")
         assert blue["ipv4"].startswith("10.20.")
         assert blue["ipv6"].startswith("fd00:20:")
+        skipped = {
+            each["key"][1]: {given["skip_masquerade"] for given in each["addresses"]}
+            for each in one.ask("GET", "/v1/allocations")[1]["allocations"]
+        }
+        assert skipped == {"c1": {False}, "c2": {True}}
         picked = one.add("c3", "default/picked")
         assert picked["ipv4"].startswith("10.30."), "red has no IPv6, and so selects for IPv4 alone"
         assert picked["ipv6"].startswith("fd00:10:")
@@ -198,6 +207,10 @@ def test_what_a_lost_state_held_is_made_anew_from_live_pods(
         one.kill()
         for name in ("agent.db-wal", "agent.db"):
             (one.state / name).write_bytes(b"this is no database" * 100)
+        nowhere = tmp_path / "nowhere"
+        nowhere.write_text(kube.kubeconfig(USER).read_text().replace("https://", "https://unreachable."))
+        with AgentProcess(tmp_path / "agent", KUBE, *PERIODS, node="a", kubeconfig=nowhere) as deaf:
+            deaf.until(lambda: deaf.status()[0] == 503, "it sets the file aside, and cannot mend")
         with agent(kube, tmp_path / "agent") as again:
             again.until_ready()
             aside = [path.name for path in again.state.iterdir() if "damaged" in path.name]
@@ -208,6 +221,88 @@ def test_what_a_lost_state_held_is_made_anew_from_live_pods(
             assert again.put("d13", "infra", wait_s=0)[0] == 503, (
                 "it is not given twice even when all is full"
             )
+
+
+def test_an_agent_without_a_state_knows_the_addresses_of_live_pods(
+    kube: Cluster, tmp_path: Path, account: None
+) -> None:
+    """As on a node that another agent has served before."""
+    admin = kube.admin
+    add_machine(admin, "a")
+    with operator(kube, tmp_path / "op", "--cluster-pool-ipv4-mask-size=28", NO_GC, OFTEN) as op:
+        op.until_leading()
+        with agent(kube, tmp_path / "before").until_ready() as one:
+            add_pod(admin, "web")
+            address = one.add("c1", "default/web")["ipv4"]
+            status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+            admin.patch(f"{PODS}/web/status", {"status": status})
+        with agent(kube, tmp_path / "after").until_ready() as one:
+            assert [given["ipv4"] for given in one.held().values()] == [address]
+
+
+def test_the_agent_is_killed_between_adds(kube: Cluster, tmp_path: Path) -> None:
+    admin = kube.admin
+    add_machine(admin, "a")
+    with operator(kube, tmp_path / "op", "--cluster-pool-ipv4-mask-size=26", NO_GC, OFTEN) as op:
+        op.until_leading()
+        given: dict[str, str] = {}
+        for life in range(6):
+            with agent(kube, tmp_path / "agent").until_ready() as one:  # leaving it is a kill -9
+                assert {container: each["ipv4"] for container, each in one.held().items()} == given
+                for container, address in list(given.items())[-3:]:
+                    assert one.add(container)["ipv4"] == address, "asked again, it is the same"
+                for number in range(7):
+                    address = one.add(f"c{life}-{number}")["ipv4"]
+                    assert address not in given.values()
+                    given[f"c{life}-{number}"] = address
+                gone = f"c{life}-0"
+                assert one.delete(gone) == 204
+                del given[gone]
+        assert len(set(given.values())) == 36
+
+
+def test_kubernetes_mode_takes_what_the_node_gets(kube: Cluster, tmp_path: Path) -> None:
+    """No operator runs, and the Node's CIDRs come after the agent. What is full is told to nobody: nobody could help."""
+    admin = kube.admin
+    add_machine(admin, "a")
+    with agent(kube, tmp_path / "agent", "--ipam=kubernetes", "--enable-ipv6=true") as one:
+        one.until(lambda: admin.exists(f"{CILIUM_NODES}/a"), "the object is made")
+        assert one.until_ready().put("c1", wait_s=0)[1]["reason"] == "Exhausted"
+        both = ["10.77.3.0/28", "fd00:77::/120"]
+        admin.patch("/api/v1/nodes/a", {"spec": {"podCIDR": both[0], "podCIDRs": both}})
+        one.until(lambda: pod_cidrs(admin, "a") == both, "the object shows what the Node has")
+        assert one.add("c0") == {"ipv4": "10.77.3.2", "ipv6": "fd00:77::2"}
+        for number in range(1, 13):
+            one.add(f"c{number}")
+        status, full = one.put("c13", wait_s=0)
+        assert (status, full["reason"]) == (503, "Exhausted")
+        assert full["message"].endswith("more cannot be asked for")
+        assert one.delete("c0") == 204
+        one.kill()
+        assert not admin.get(f"{CILIUM_NODES}/a").get("status", {}).get("ipam", {}).get("pod-cidrs")
+    with agent(kube, tmp_path / "agent", "--ipam=kubernetes", "--enable-ipv6=true").until_ready() as one:
+        assert len(one.held()) == 12
+
+
+def test_usage_of_another_mode_is_cleared(kube: Cluster, tmp_path: Path) -> None:
+    """While it is there, Cilium's operator takes the agent for one that knows no pools."""
+    admin = kube.admin
+    add_machine(admin, "a")
+    pool(admin, "default", "10.10.0.0/16")
+    admin.post(
+        CILIUM_NODES,
+        {"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": "a"}, "spec": {}},
+    )
+    used = {"10.9.0.7": {"owner": "shop/web"}}
+    admin.patch(f"{CILIUM_NODES}/a/status", {"status": {"ipam": {"used": used}}})
+    assert admin.get(f"{CILIUM_NODES}/a")["status"]["ipam"]["used"] == used
+    with (
+        operator(kube, tmp_path / "op", MULTI, NO_GC, OFTEN) as op,
+        agent(kube, tmp_path / "agent", MULTI) as one,
+    ):
+        op.until_leading()
+        one.until(lambda: not admin.get(f"{CILIUM_NODES}/a")["status"]["ipam"].get("used"), "it is cleared")
+        assert one.until_ready().add("c1", "infra")["ipv4"].startswith("10.10.")
 
 
 def test_leaks_are_collected_and_stateful_pods_keep_theirs(
@@ -279,8 +374,8 @@ def test_operator_and_agent_killed_at_random_moments(kube: Cluster, tmp_path: Pa
             each.start()
         for life in range(4):
             before = sum(each.answers for each in clients)
-            wait_until(lambda n=before: sum(each.answers for each in clients) > n + 20, "it works")
-            time.sleep(rng.random() * 0.3)
+            some = before + 20 + rng.randrange(100)  # a moment that is another each time
+            wait_until(lambda some=some: sum(each.answers for each in clients) > some, "it works")
             one.kill()
             if life % 2:
                 op.kill()

@@ -164,6 +164,10 @@ def test_malformed_and_ignored_nodes_are_occupied_and_nothing_is_granted_to_them
         op.until(lambda: pod_cidrs(admin, "a") and pod_cidrs(admin, "b"), "granted around them")
         assert {*pod_cidrs(admin, "a"), *pod_cidrs(admin, "b")} == {"10.1.0.128/25", "10.2.0.128/25"}
         op.until(lambda: "10.1.0.0.0/7" in error_of(admin, "bad"), "said where it is")
+        assert op.metrics()["omnipam_nodes_unserved"] == 1  # c, for which there is no space
+        add(admin, "worse", ["nonsense"])
+        op.until(lambda: error_of(admin, "worse"), "said, too")
+        assert op.metrics()["omnipam_nodes_unserved"] == 2
         assert pod_cidrs(admin, "bad") == ["10.1.0.0/25", "10.1.0.0.0/7"]
         assert (
             admin.get(f"{CILIUM_NODES}/mine")["metadata"]["resourceVersion"]
@@ -219,6 +223,25 @@ def test_no_object_can_stop_it(kube: Cluster, tmp_path: Path) -> None:
         assert len(op.text()) < 200_000
         assert "Traceback" not in op.text()
         assert op.stop() == 0
+
+
+def test_what_objects_say_steers_no_terminal(kube: Cluster, tmp_path: Path) -> None:
+    admin = kube.admin
+    hostile = "10.1.0.0/24\x1b[2J\x1b]0;owned\x07\r\n\u0000\u202e"
+    add(admin, "bad", [hostile], **{"ipam.cilium.io/ignore": hostile, "ipam.omnipam.io/max-blocks": hostile})
+    with operator(kube, tmp_path, *POOL, NO_GC, "--log-format=console") as op:
+        op.until(lambda: "unmet demand" in op.text(), "said")
+        op.until(lambda: error_of(admin, "bad"), "said where it is")
+        op.until(
+            lambda: any(each["involvedObject"]["name"] == "bad" for each in admin.get(EVENTS)["items"]),
+            "an event",
+        )
+        assert op.stop() == 0
+        assert all(line.isprintable() for line in op.text().split("\n")), repr(op.text())
+        assert "x1b[2J" in op.text()
+    said = [each for each in admin.get(EVENTS)["items"] if each["involvedObject"]["name"] == "bad"]
+    assert all(each["message"].isprintable() for each in said)
+    assert any(r"\x1b[2J" in each["message"] for each in said)
 
 
 def test_garbage_is_collected_but_not_what_came_back(kube: Cluster, tmp_path: Path) -> None:
@@ -449,8 +472,23 @@ def test_a_right_that_is_missing_later_is_one_line_however_many_nodes(kube: Clus
                 lambda: op.metrics().get('omnipam_publishes_total{outcome="Denied"}', 0) >= 20, "all refused"
             )
             assert len([line for line in op.lines("grant not written") if line["level"] == "warning"]) == 1
+            op.until(lambda: op.metrics()["omnipam_nodes_unserved"] == 20, "all counted as unserved")
+            op.until(lambda: len(events(kube.admin, "GrantNotWritten")) == 20, "an event each")
+            assert (
+                'cannot patch resource "ciliumnodes"' in events(kube.admin, "GrantNotWritten")[0]["message"]
+            )
+            line = op.until_said("the grant")
+            assert line["reason"] == "GrantNotWritten"
+            assert re.search(
+                'could not be written .*cannot patch resource "ciliumnodes".* — grant it', line["event"]
+            )
+            assert op.metrics()['omnipam_findings{reason="GrantNotWritten"}'] == 1
             kube.admin.patch(role, {"rules": rules})
             op.until(lambda: all(all_cidrs(kube.admin).values()), "granted once the right is there", 90)
+            assert op.metrics()["omnipam_nodes_unserved"] == 0
+            op.until_said("grants are written again")
+            assert 'omnipam_findings{reason="GrantNotWritten"}' not in op.metrics()
+            assert len(op.lines("the grant")) == 1
     finally:
         kube.admin.patch(role, {"rules": rules})
 

@@ -12,10 +12,8 @@ import pytest
 from tests.agent_process import AgentProcess
 from tests.kube.admin import wait_until
 from tests.node.netns import Failed, Host, Pod
-from tests.node.test_netns import _namespaces, text
+from tests.node.test_netns import text
 from tests.operator_process import OperatorProcess
-
-__all__ = ["_namespaces"]  # the fixture that skips where there can be none
 
 POOLS = (
     "default=ipv4-cidrs:10.60.0.0/16;ipv4-mask-size:28,blue=ipv4-cidrs:10.61.0.0/16;ipv4-mask-size:28,"
@@ -23,12 +21,6 @@ POOLS = (
 )
 NAMES = ("default", "blue", "red")
 FIRST = {"default": "10.60.", "blue": "10.61.", "red": "10.62."}
-
-
-@pytest.fixture
-def host(_namespaces: None, tmp_path: Path) -> Iterator[Host]:
-    with Host(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture
@@ -47,7 +39,7 @@ def agent(tmp_path: Path) -> AgentProcess:
 
 
 def add(host: Host, pool: str, pod: Pod) -> str:
-    """Its address; tried again after a DEL and a moment, as a runtime does. Raises Failed after a while."""
+    """Its address; tried again after a DEL, once an agent is there, as a runtime does. Raises Failed after a while."""
     conf = host.conf("ptp", ipam={"pool": pool})
     deadline = time.monotonic() + 60.0
     while True:
@@ -57,7 +49,7 @@ def add(host: Host, pool: str, pod: Pod) -> str:
             if time.monotonic() > deadline:
                 raise
             host.call("DEL", conf, pod)
-            time.sleep(0.2)
+            wait_until(host.socket.exists, "an agent listens again")
         else:
             return text(ip["address"])
 

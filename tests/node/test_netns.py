@@ -1,198 +1,247 @@
-"""Pods in real network namespaces get their addresses through real main plugins that delegate to `omnipam-cni`."""
+"""The whole way in cluster-pool mode: operator, node row, agent, plugin, an address on an interface in a real network namespace.
+
+Real main plugins (`ptp`, `bridge`) delegate to `omnipam-cni`. Several pools: `test_agent`.
+"""
 
 from __future__ import annotations
 
-import os
+import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
 import pytest
-from tests.node.netns import Failed, Host, obstacle
-from tests.unit.cni.standin import StandIn, drop, lose_reply
+from tests.agent_process import AgentProcess
+from tests.kube.admin import wait_until
+from tests.node.netns import Failed, Host
+from tests.operator_process import OperatorProcess
 
-NO_NAMESPACES = "no network namespaces to test in: "
-POOLS = {
-    "default": ("10.0.7.0/24",),
-    "blue": ("10.1.0.0/29", "10.1.0.8/29", "10.1.0.32/28"),
-    "red": ("10.2.0.0/28",),
-}
+from omnipam.runtime.sqlite.store import SqliteStore
+
+BLOCK = "--cluster-pool-ipv4-mask-size=24"
+BOTH = "--enable-ipv6=true"
 
 
-@pytest.fixture(scope="module")
-def _namespaces() -> None:
-    reason = obstacle()
-    if reason and os.environ.get("CI") == "true":
-        pytest.fail(NO_NAMESPACES + reason)
-    if reason:
-        pytest.skip(NO_NAMESPACES + reason)
+class Node:
+    """One node with its cluster: operator, store, agent, and the host's namespace that the plugins run in."""
+
+    def __init__(self, host: Host, folder: Path, *flags: str) -> None:
+        self.host, self._folder = host, folder
+        self.url = f"sqlite:///{folder / 'omnipam.db'}"
+        self._flags = (f"--store={self.url}", *flags)
+        self.operator = OperatorProcess(folder / "op", *self._flags)
+        self.agent = self._start()
+
+    def _start(self) -> AgentProcess:
+        """Its socket and state are where the host's plugins look for them."""
+        flags = [flag for flag in self._flags if not flag.startswith("--cluster-pool")]
+        return AgentProcess(self._folder, *flags, "--cool-down=0s", "--allocation-wait=1s")
+
+    def until_ready(self) -> None:
+        self.operator.until_leading()
+        self.agent.until_ready()
+        families = 2 if BOTH in self._flags else 1
+        self.agent.until(lambda: len(self.agent.status()[1]["pools"]) == families, "the agent has its blocks")
+
+    def revive(self) -> None:
+        """The agent's next life."""
+        self.agent.kill()
+        self.agent = self._start().until_ready()
+
+    def kill(self) -> None:
+        self.agent.kill()
+        self.operator.kill()
+
+    @property
+    def blocks(self) -> list[str]:
+        """What the node's row shows."""
+        with SqliteStore(self.url) as store:
+            row = store.node("node-1")
+        return [str(block.cidr) for block in row.holds.blocks] if row is not None else []
 
 
 @pytest.fixture
-def host(_namespaces: None, tmp_path: Path) -> Iterator[Host]:
-    with Host(tmp_path) as running:
+def node(host: Host, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
+    running = Node(host, tmp_path, *getattr(request, "param", (BLOCK,)))
+    try:
+        running.until_ready()
         yield running
-
-
-@pytest.fixture
-def agent(host: Host) -> Iterator[StandIn]:
-    with StandIn(host.socket, POOLS) as running:
-        running.choose = lambda owner: owner.partition("/")[0]  # as a namespace's annotation would
-        yield running
+    finally:
+        running.kill()
 
 
 def text(address: str) -> str:
     return str(ip_interface(address).ip)
 
 
-def test_a_bridge_a_pool(host: Host, agent: StandIn) -> None:
-    """bridge allows one gateway on a bridge: pools whose blocks differ take one each."""
-    confs = {
-        pool: host.conf("bridge", f"net-{pool}", bridge=f"br-{pool}", isGateway=True, ipam={"pool": pool})
-        for pool in ("default", "red")
-    }
-    pods = {(pool, n): host.pod(f"shop/{pool}-{n}") for pool in confs for n in range(2)}
-    given = {}
-    for (pool, n), pod in pods.items():
-        (ip,) = host.call("ADD", confs[pool], pod)["ips"]
-        given[pool, n] = text(ip["address"])
-        assert host.addresses(pod) == [ip["address"]]
-    assert given == {
-        ("default", 0): "10.0.7.2",
-        ("default", 1): "10.0.7.3",
-        ("red", 0): "10.2.0.2",
-        ("red", 1): "10.2.0.3",
-    }
-    for pod in pods.values():
-        assert [address for address in given.values() if not host.reaches(pod, address)] == []
-    for (pool, _), pod in pods.items():
-        host.call("DEL", confs[pool], pod)
-        assert host.addresses(pod) == []
-    assert agent.held == {}
-
-
-def test_ptp_serves_several_pools_and_blocks_on_one_network(host: Host, agent: StandIn) -> None:
-    conf = host.conf("ptp")
-    pods = [host.pod(f"{pool}/web-{n}") for pool, count in (("blue", 7), ("red", 2)) for n in range(count)]
-    given = {}
+def test_from_the_operator_to_an_interface_and_back(node: Node) -> None:
+    host, conf = node.host, node.host.conf("ptp")
+    pods = [host.pod(f"shop/web-{n}") for n in range(2)]
+    (block,) = node.blocks
     for pod in pods:
         result = host.call("ADD", conf, pod)
         (ip,) = result["ips"]
-        given[pod] = text(ip["address"])
         assert host.addresses(pod) == [ip["address"]]
+        assert str(ip_interface(ip["address"]).network) == block, "it is of the block that the row shows"
+        assert ip["gateway"] == str(ip_network(block)[1])
         host.call("CHECK", conf | {"prevResult": result}, pod)
-    blocks = {str(ip_interface(f"{address}/29").network) for address in given.values()}
-    assert blocks == {"10.1.0.0/29", "10.1.0.8/29", "10.2.0.0/29"}, "two blocks of blue, one of red"
-    one, other = given[pods[0]], given[pods[-1]]
-    for pod in pods:
-        assert host.reaches(pod, one)
-        assert host.reaches(pod, other)
+        assert node.agent.held()[pod.name] == {"ipv4": text(ip["address"])}
+    assert host.reaches(pods[0], text(host.addresses(pods[1])[0]))
     for pod in pods:
         host.call("DEL", conf, pod)
         host.call("DEL", conf, pod)
-    assert agent.held == {}
+        assert host.addresses(pod) == []
+    assert node.agent.held() == {}
     assert host.links() == set()
 
 
-def test_both_families(host: Host, agent: StandIn) -> None:
-    agent.pools["both"] = ("10.3.0.0/28", "fd00:3::/120")
-    ipam = {"pool": {"ipv4": "both", "ipv6": "both"}, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}
-    conf = host.conf("ptp", ipam=ipam)
+def test_a_bridge(node: Node) -> None:
+    host = node.host
+    conf = host.conf("bridge", bridge="br-pods", isGateway=True)
+    pods = [host.pod(f"shop/web-{n}") for n in range(3)]
+    given = [text(host.call("ADD", conf, pod)["ips"][0]["address"]) for pod in pods]
+    assert len(set(given)) == 3
+    for pod in pods:
+        assert [address for address in given if not host.reaches(pod, address)] == []
+    for pod in pods:
+        host.call("DEL", conf, pod)
+        assert host.addresses(pod) == []
+    assert node.agent.held() == {}
+
+
+@pytest.mark.parametrize("node", [(BLOCK, BOTH)], indirect=True)
+def test_who_is_behind_a_bridge_is_known_to_be_there(node: Node) -> None:
+    """As the agent's search for leaks asks, from the host's namespace."""
+    host = node.host
+    conf = host.conf("bridge", bridge="br-pods", isGateway=True)
+    stays, goes = host.pod("shop/stays"), host.pod("shop/goes")
+    given = {pod: [text(ip["address"]) for ip in host.call("ADD", conf, pod)["ips"]] for pod in (stays, goes)}
+    show = ("ip", "-6", "address", "show", "dev", "br-pods")
+    wait_until(lambda: "tentative" not in host.run(*show), "the bridge may use its IPv6 address")
+    host.call("DEL", conf, goes)
+    program = (
+        "import asyncio, sys; from omnipam.core.cidr import parse_address as read;"
+        "from omnipam.runtime.agent.neighbours import answering;"
+        "places = {(read(each).bits, read(each).first): each for each in sys.argv[1:]};"
+        "print(*(places[each] for each in asyncio.run(answering(places))))"
+    )
+    said = host.run(sys.executable, "-c", program, *given[stays], *given[goes])
+    assert sorted(said.split()) == sorted(given[stays])
+
+
+@pytest.mark.parametrize("node", [(BLOCK, BOTH)], indirect=True)
+def test_both_families(node: Node) -> None:
+    host = node.host
+    conf = host.conf("ptp", ipam={"routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]})
     pods = [host.pod(f"shop/web-{n}") for n in range(2)]
     given = [[text(ip["address"]) for ip in host.call("ADD", conf, pod)["ips"]] for pod in pods]
-    assert given == [["10.3.0.2", "fd00:3::2"], ["10.3.0.3", "fd00:3::3"]]
+    assert [[":" in address for address in each] for each in given] == [[False, True]] * 2
     for address in given[1]:
         assert host.reaches(pods[0], address)
     for pod in pods:
         host.call("DEL", conf, pod)
-    assert agent.held == {}
+    assert node.agent.held() == {}
 
 
-@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
-@pytest.mark.parametrize("main", ["ptp", "bridge"])
-def test_main_plugins_take_the_answer_in_every_version(
-    host: Host, agent: StandIn, main: str, version: str
-) -> None:
-    conf = host.conf(main, isGateway=True, ipam={"pool": "red"}) | {"cniVersion": version}
+def test_main_plugins_take_the_answer_in_every_version(node: Node) -> None:
+    host = node.host
+    for main in ("ptp", "bridge"):
+        for version in ("0.3.1", "0.4.0", "1.0.0"):
+            conf = host.conf(main, f"{main}-{version}", isGateway=True) | {"cniVersion": version}
+            pod = host.pod("shop/web-0")
+            result = host.call("ADD", conf, pod)
+            assert [ip["address"] for ip in result["ips"]] == host.addresses(pod) != []
+            if version != "0.3.1":
+                host.call("CHECK", conf | {"prevResult": result}, pod)
+            host.call("DEL", conf | {"prevResult": result}, pod)
+            assert node.agent.held() == {}, (main, version)
+
+
+def test_a_static_address(node: Node) -> None:
+    host = node.host
+    (block,) = node.blocks
+    wanted = f"{ip_network(block)[9]}/24"
+    conf = host.conf("ptp") | {"runtimeConfig": {"ips": [wanted]}}
     pod = host.pod("shop/web-0")
-    result = host.call("ADD", conf, pod)
-    assert [ip["address"] for ip in result["ips"]] == host.addresses(pod) == ["10.2.0.2/28"]
-    if version != "0.3.1":
-        host.call("CHECK", conf | {"prevResult": result}, pod)
-    host.call("DEL", conf | {"prevResult": result}, pod)
-    assert agent.held == {}
-
-
-def test_a_static_address(host: Host, agent: StandIn) -> None:
-    conf = host.conf("ptp") | {"runtimeConfig": {"ips": ["10.2.0.9/28"]}}
-    pod = host.pod("red/web-0")
     host.call("ADD", conf, pod)
-    assert host.addresses(pod) == ["10.2.0.9/28"]
-    with pytest.raises(Failed) as refused:
-        host.call("ADD", conf | {"runtimeConfig": {"ips": ["10.1.0.9"]}}, host.pod("red/web-1"))
-    assert (refused.value.code, refused.value.details) == (7, "10.1.0.9 is outside pool red")
+    assert host.addresses(pod) == [wanted]
+    with pytest.raises(Failed) as taken:
+        host.call("ADD", conf, host.pod("shop/web-1"))
+    assert taken.value.code == 102
+    with pytest.raises(Failed) as outside:
+        host.call("ADD", conf | {"runtimeConfig": {"ips": ["10.250.0.9"]}}, host.pod("shop/web-2"))
+    assert (outside.value.code, outside.value.details) == (
+        7,
+        "10.250.0.9 is outside pool default on this node",
+    )
 
 
-def test_the_plugin_s_error_reaches_the_runtime_whole(host: Host, agent: StandIn) -> None:
-    agent.pools["tiny"] = ("10.4.0.0/30",)
-    conf = host.conf("ptp")
-    host.call("ADD", conf, host.pod("tiny/web-0"))
+@pytest.mark.parametrize("node", [("--cluster-pool-ipv4-mask-size=30",)], indirect=True)
+def test_the_plugin_s_error_reaches_the_runtime_whole(node: Node) -> None:
+    host, conf = node.host, node.host.conf("ptp")
+    host.call("ADD", conf, host.pod("shop/web-0"))
     with pytest.raises(Failed) as full:
-        host.call("ADD", conf, host.pod("tiny/web-1"))
+        host.call("ADD", conf, host.pod("shop/web-1"))
     assert (full.value.code, full.value.msg) == (11, "no address available yet")
-    assert full.value.details.startswith("pool tiny has no free ipv4 address")
+    assert full.value.details.startswith("pool default has no free ipv4 address: 1 of 1 in use")
     with pytest.raises(Failed) as unknown:
         host.call("ADD", host.conf("ptp", ipam={"pool": "none"}), host.pod("shop/web-2"))
     assert unknown.value.code == 7
 
 
-@pytest.mark.parametrize("fault", [lose_reply, drop], ids=["after", "before"])
-def test_the_agent_dies_around_an_allocation(host: Host, agent: StandIn, fault: object) -> None:
-    """The runtime deletes what failed, while no agent runs, and tries again with another container."""
-    conf = host.conf("ptp")
-    first, second = host.pod("red/web-0"), host.pod("red/web-0")
-    agent.faults.append(fault)
-    with pytest.raises(Failed) as lost:
-        host.call("ADD", conf, first)
-    assert lost.value.code == 11
-    agent.close()
+def test_the_agent_dies_between_an_allocation_and_its_answer(node: Node) -> None:
+    """The runtime asks again, and gets what was given before; or deletes while no agent runs, and takes another container."""
+    host, conf = node.host, node.host.conf("ptp")
+    first, second = host.pod("shop/web-0"), host.pod("shop/web-0")
+    with socket.socket(socket.AF_UNIX) as unheard:  # a plugin that is not to hear the answer
+        unheard.connect(str(host.socket))
+        target = f"/v1/allocations/podnet/{first.name}/eth0"
+        content = b'{"owner": "shop/web-0"}'
+        head = f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+        unheard.sendall(head.encode() + content)
+        node.agent.until(lambda: node.agent.held(), "it is allocated")
+        given = node.agent.held()[first.name]
+        node.agent.kill()
+    host.call("DEL", conf, host.pod("shop/never-added"))
+    node.revive()
+    (ip,) = host.call("ADD", conf, first)["ips"]
+    assert text(ip["address"]) == given["ipv4"]
+    node.agent.kill()
     host.call("DEL", conf, first)
-    with StandIn(host.socket, POOLS) as again:
-        again.choose, again.held = agent.choose, agent.held  # what it had made durable
-        host.call("ADD", conf, second)
-        assert [key[1] for key in again.held] == [second.name]
-        host.call("DEL", conf, second)
-        assert again.held == {}
+    node.revive()
+    host.call("ADD", conf, second)
+    assert set(node.agent.held()) == {second.name}
+    host.call("DEL", conf, second)
+    assert node.agent.held() == {}
     assert host.links() == set()
     assert [path.name for path in (host.state / "deletions").iterdir()] == ["lock"]
 
 
-def test_pods_go_while_the_agent_is_away(host: Host, agent: StandIn) -> None:
-    conf = host.conf("ptp")
-    pods = [host.pod(f"red/web-{n}") for n in range(3)]
+def test_pods_go_while_the_agent_is_away(node: Node) -> None:
+    host, conf = node.host, node.host.conf("ptp")
+    pods = [host.pod(f"shop/web-{n}") for n in range(3)]
     for pod in pods:
         host.call("ADD", conf, pod)
-    agent.close()
+    node.agent.kill()
     for pod in pods:
         host.call("DEL", conf, pod)
     assert host.links() == set(), "no pod hangs because the agent does"
-    with StandIn(host.socket, POOLS) as again:
-        again.choose, again.held = agent.choose, agent.held
-        host.call("DEL", conf, pods[0])
-        assert again.held == {}
+    node.revive()
+    assert node.agent.held() == {}
 
 
-def test_two_hundred_at_once_leave_nothing_behind(host: Host, agent: StandIn) -> None:
-    conf = host.conf("ptp")
-    pods = [host.pod(f"default/web-{n}") for n in range(200)]
+def test_two_hundred_at_once_leave_nothing_behind(node: Node) -> None:
+    host, conf = node.host, node.host.conf("ptp")
+    pods = [host.pod(f"shop/web-{n}") for n in range(200)]
     with ThreadPoolExecutor(len(pods)) as at_once:
         results = list(at_once.map(lambda pod: host.call("ADD", conf, pod), pods))
         given = [text(ip["address"]) for result in results for ip in result["ips"]]
         assert len(set(given)) == len(pods)
-        assert sorted(given) == sorted(agent.addresses)
+        assert sorted(given) == sorted(held["ipv4"] for held in node.agent.held().values())
         assert len(host.links()) == len(pods)
         list(at_once.map(lambda pod: host.call("DEL", conf, pod), pods))
-    assert agent.held == {}
+    assert node.agent.held() == {}
     assert host.links() == set()
-    assert not (host.state / "deletions").exists(), "nothing had to wait"
+    assert not list((host.state / "deletions").glob("*.json")), "nothing had to wait"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -96,12 +97,69 @@ def test_a_pass_that_nobody_asked_for_waited_for_nothing() -> None:
     assert sync.folds == 0
 
 
+CILIUMS = {
+    "cilium_operator_ipam_k8s_sync_queued_total": "counter",
+    "cilium_operator_ipam_k8s_sync_folds": "gauge",
+    "cilium_operator_ipam_k8s_sync_duration_seconds": "histogram",
+    "cilium_operator_ipam_k8s_sync_latency_seconds": "histogram",
+}
+"""What Cilium's operator has in cluster-pool mode, as a running one's /metrics declares it. No series has a label of its own."""
+CILIUMS_BOUNDS = (
+    *(
+        "0.005",
+        "0.025",
+        "0.05",
+        "0.1",
+        "0.2",
+        "0.4",
+        "0.6",
+        "0.8",
+        "1",
+        "1.25",
+        "1.5",
+        "2",
+        "3",
+        "4",
+        "5",
+        "6",
+    ),
+    *("8", "10", "15", "20", "30", "45", "60", "+Inf"),
+)
+
+
+@pytest.mark.parametrize("mode", ["cluster-pool", "kubernetes", "multi-pool"])
+def test_the_series_of_k8s_sync_are_ciliums_by_name_type_and_labels(mode: str) -> None:
+    metrics = Metrics(lambda: Capacity((POOL,), nodes=1, unserved=0), lambda: (), mode)
+    lines = metrics.page().body.decode().splitlines()
+    ours = [line for line in lines if "cilium_operator_ipam_k8s_sync" in line]
+    types = dict(line.split()[2:4] for line in ours if line.startswith("# TYPE"))
+    assert types == CILIUMS
+    expected = set()
+    for name, kind in CILIUMS.items():
+        if kind == "histogram":
+            expected |= {f'{name}_bucket{{le="{bound}"}}' for bound in CILIUMS_BOUNDS}
+            expected |= {f"{name}_sum", f"{name}_count"}
+        else:
+            expected.add(name)
+    series = [line.rpartition(" ")[0] for line in ours if not line.startswith("#")]
+    assert len(series) == len(set(series))
+    assert set(series) == expected
+
+
+def test_the_series_of_multi_pool_are_that_mode_s_alone() -> None:
+    name = "cilium_operator_ipam_multipool_total_blocks"
+    capacity = Capacity((POOL,), nodes=1, unserved=0)
+    for mode, shown in (("multi-pool", True), ("cluster-pool", False)):
+        found = samples(Metrics(lambda: capacity, lambda: (), mode))
+        assert (f"{name}{{family=ipv4,pool=default}}" in found) == shown
+
+
 @given(st.lists(st.floats(0, 100)))
 def test_buckets_are_cumulative_and_hold_all(values: list[float]) -> None:
     histogram = Histogram()
     for value in values:
         histogram.observe(value)
     buckets = histogram.buckets()
-    assert [bound for bound, _ in buckets] == [*map(str, BUCKETS), "+Inf"]
+    assert [bound for bound, _ in buckets] == [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
     for bound, count in buckets:
         assert count == sum(value <= float(bound) for value in values)

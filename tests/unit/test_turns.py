@@ -15,7 +15,7 @@ from structlog.testing import LogCapture
 from omnipam.core.allocator import Published, Settings
 from omnipam.core.cidr import parse
 from omnipam.core.drive import Drive, Publish
-from omnipam.core.errors import Denied, Unavailable
+from omnipam.core.errors import Denied, Throttled, Unavailable
 from omnipam.core.values import Capacity, Kept, Node, PoolRange, PoolSpec, Problem
 from omnipam.fixtures.memory_store import Fault, MemoryStore
 from omnipam.providers.registry import find
@@ -23,6 +23,7 @@ from omnipam.runtime.election import LostLease
 from omnipam.runtime.metrics import Metrics
 from omnipam.runtime.operator import turns as module
 from omnipam.runtime.operator.turns import Turns
+from omnipam.runtime.operator.unwritten import TRIES
 
 
 def pool(cidr: str = "10.1.0.0/16", mask: int = 24, quarantine_s: float = 0.0) -> PoolSpec:
@@ -45,6 +46,7 @@ class World:
         self.kept: list[tuple[Kept, ...]] = []
         self.fail: Exception | None = None
         self.fail_keep: list[Exception] = []
+        self.found: list[float] = []
         self.logs = LogCapture()
         self.metrics = Metrics(self._capacity, lambda: ())
         allocator = self.provider.build(Settings(grace_s=0.0))
@@ -56,6 +58,7 @@ class World:
             metrics=self.metrics,
             log=structlog.wrap_logger(None, processors=[self.logs]),
             limit=limit,
+            found=lambda: self.found.append(self.now),
         )
 
     def _capacity(self) -> Capacity:
@@ -266,6 +269,134 @@ async def test_a_refusal_that_hits_all_is_one_line() -> None:
         warned = [line for line in world.said("grant not written") if line["log_level"] == "warning"]
         assert len(warned) == 1
         await world.until(lambda: len(world.served()) == 30)
+
+
+async def test_grants_that_are_refused_time_and_again_are_one_finding_and_their_nodes_unserved() -> None:
+    world = World(limit=8)
+    for number in range(30):
+        world.memory.add(f"n{number:02}")
+    world.restore()
+    world.memory.faults.extend([Fault.DENIED] * (30 * TRIES))
+    async with running(world):
+        await world.until(lambda: world.metrics.publishes["Denied"] == 30 * TRIES)
+        assert not world.turns.unwritten.findings(), "a moment's trouble is none"
+        assert not world.reported
+        world.memory.faults.extend([Fault.DENIED] * 30)
+        await world.until(lambda: world.turns.unwritten.unserved() == 30)
+        (finding,) = world.turns.unwritten.findings()
+        assert finding.reason == "GrantNotWritten"
+        assert "30 nodes" in finding.text
+        assert finding.hint
+        assert finding.objects == tuple(f"CiliumNode/n{number:02}" for number in range(10))
+        await world.until(lambda: len(world.reported) == 30)
+        assert {reason for _, reason in world.reported} == {"GrantNotWritten"}
+        assert world.metrics.problems == {"GrantNotWritten": 30}
+        assert world.found
+        await world.until(lambda: len(world.served()) == 30)
+        assert not world.turns.unwritten.findings()
+        assert not world.turns.unwritten.unserved()
+        assert len(world.reported) == 30
+
+
+async def test_a_node_that_lacks_its_block_anyway_is_not_counted_twice_and_says_both() -> None:
+    world = World(spec=pool("10.1.0.0/24"))
+    world.memory.add("a")
+    world.restore()
+    async with running(world):
+        await world.until(lambda: world.served())
+        world.memory.faults.extend([Fault.DENIED] * 30)
+        world.memory.add("b")
+        await world.until(lambda: world.turns.unwritten.findings())
+        assert world.drive.allocator.capacity().unserved + world.turns.unwritten.unserved() == 1
+        await world.until(lambda: len(world.reported) == 2)
+        assert world.reported == [("b", "GrantNotWritten"), ("b", "PoolExhausted")]
+
+
+async def test_a_node_that_is_gone_or_was_mended_by_others_is_no_finding() -> None:
+    world = World()
+    for name in "ab":
+        world.memory.add(name)
+    world.memory.faults.extend([Fault.DENIED] * 400)
+    world.restore()
+    async with running(world):
+        await world.until(lambda: len(world.turns.unwritten.standing()) == 2)
+        world.memory.remove("a")
+        await world.until(lambda: list(world.turns.unwritten.standing()) == ["b"])
+        world.turns.gone("a")
+        node = world.drive.allocator.node("b")
+        assert node is not None
+        wanted = world.drive.allocator.grant("b")
+        world.memory.change("b", blocks=[block.cidr for block in wanted.blocks])
+        await world.until(lambda: not world.turns.unwritten.findings())
+
+
+async def test_what_found_the_store_busy_is_reported_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAKE_UP_S", 0.0)
+    world = World(spec=pool("10.1.0.0/24"), limit=1)
+    for name in "abcd":
+        world.memory.add(name)
+    world.restore()
+    shown: list[str] = []
+    tries = 0
+
+    async def report(node: Node | None, problem: Problem) -> None:
+        nonlocal tries
+        tries += 1
+        if tries % 5:
+            raise Throttled("slowly", 1.0)
+        assert node is not None
+        shown.append(node.name)
+
+    world.report = report  # type: ignore[method-assign]
+    async with running(world):
+        await world.until(lambda: len(shown) == 3)
+        assert sorted(shown) == ["b", "c", "d"]
+        before = tries
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert tries == before
+
+
+async def test_what_others_have_mended_is_not_reported_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAKE_UP_S", 0.0)
+    world = World()
+    world.memory.add("a")
+    world.memory.faults.extend([Fault.DENIED] * 400)
+    world.restore()
+    tries = 0
+
+    async def report(node: Node | None, problem: Problem) -> None:
+        nonlocal tries
+        tries += 1
+        raise Throttled("slowly", 1.0)
+
+    world.report = report  # type: ignore[method-assign]
+    async with running(world):
+        await world.until(lambda: tries > 3)
+        wanted = world.drive.allocator.grant("a")
+        world.memory.change("a", blocks=[block.cidr for block in wanted.blocks])
+        await world.until(lambda: not world.turns.unwritten.standing())
+        before = tries
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert tries <= before + 1
+
+
+async def test_draining_does_not_wait_for_what_is_owed() -> None:
+    world = World(spec=pool("10.1.0.0/24"))
+    for name in "ab":
+        world.memory.add(name)
+    world.restore()
+
+    async def report(node: Node | None, problem: Problem) -> None:
+        raise Throttled("slowly", 1.0)
+
+    world.report = report  # type: ignore[method-assign]
+    async with running(world):
+        await world.until(lambda: world.said("not reported"))
+        began = asyncio.get_running_loop().time()
+        await world.turns.drain(60.0)
+        assert asyncio.get_running_loop().time() - began < 0.5
 
 
 async def test_an_event_that_cannot_be_written_harms_nothing() -> None:

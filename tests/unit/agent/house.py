@@ -12,7 +12,8 @@ import structlog
 
 from omnipam.core.cidr import Family, parse
 from omnipam.core.errors import Unavailable
-from omnipam.core.node_agent import Change, NodeAgent
+from omnipam.core.node_agent import NodeAgent
+from omnipam.core.reservations import Change
 from omnipam.core.values import Block
 from omnipam.runtime.agent.api import Api
 from omnipam.runtime.agent.commits import Commits

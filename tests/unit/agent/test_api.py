@@ -32,6 +32,7 @@ async def test_the_same_key_has_the_same_addresses(tmp_path: Path) -> None:
                         "pool": "default",
                         "gateway": "10.0.0.1",
                         "prefix_length": 28,
+                        "skip_masquerade": False,
                         "interface": None,
                     }
                 ],
@@ -212,6 +213,17 @@ async def test_a_release_of_somebody_else_s(tmp_path: Path) -> None:
         assert await house.delete("c1", "?owner=shop%2Fweb") == 204
 
 
+async def test_a_release_by_another_does_not_end_somebody_s_waiting(tmp_path: Path) -> None:
+    async with House(tmp_path, {}) as house:
+        waiting = asyncio.ensure_future(house.put("c1", wait_s=10))
+        await house.until(lambda: house.service.waiting)
+        status, answer = await house.ask("DELETE", "/v1/allocations/net/c1/eth0?owner=shop%2Fother")
+        assert (status, answer["reason"]) == (409, "NotYours")
+        assert house.agent.pending, "it counts still"
+        house.grant({"default": ["10.0.0.0/28"]})
+        assert (await waiting)[0] == 201
+
+
 async def test_what_is_not_on_disk_is_not_answered(tmp_path: Path) -> None:
     async with House(tmp_path, {"default": ["10.0.0.0/29"]}) as house:
         kept = await house.add("kept")
@@ -264,6 +276,9 @@ class Slow:
         self.asked.set()
         return await asyncio.shield(self.told)
 
+    def skips_masquerade(self, pool: str) -> bool:
+        return pool == "blue"
+
 
 async def test_a_pod_that_must_be_asked_for(tmp_path: Path) -> None:
     pods = Slow()
@@ -278,6 +293,33 @@ async def test_a_pod_that_must_be_asked_for(tmp_path: Path) -> None:
         assert await waiting == {"ipv4": "10.1.0.2"}
         assert [each.key[1] for each in house.agent.allocations] == ["c1"]
         assert (await house.put("c1"))[0] == 200
+
+
+async def test_what_is_not_masqueraded(tmp_path: Path) -> None:
+    pods = Slow()
+    blocks = {pool: [f"10.{number}.0.0/28"] for number, pool in enumerate(("default", "blue", "red"))}
+
+    async def skipped() -> list[str]:
+        found = []
+        for pool in sorted(blocks):
+            _, answer = await house.put(f"c-{pool}", pool=pool)
+            _, cilium = await house.ask("POST", f"/v1/ipam?owner=infra&family=ipv4&pool={pool}")
+            assert cilium["ipv4"].get("skip-masquerade", False) == answer["addresses"][0]["skip_masquerade"]
+            found += [pool] if answer["addresses"][0]["skip_masquerade"] else []
+        return found
+
+    async with House(tmp_path, blocks, pooled=True, pods=pods) as house:
+        pods.told.set_result(Placement({"ipv4": "default"}))
+        assert await skipped() == ["blue"], "as the pool says"
+        house.api._only_masqueraded = "default"
+        assert await skipped() == ["blue", "red"]
+
+
+async def test_a_defect_is_told_to_whoever_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with House(tmp_path) as house:
+        monkeypatch.setattr(house.api, "skips", None)
+        status, answer = await house.put("c1")
+        assert (status, answer["reason"]) == (500, "Error")
 
 
 async def test_a_pod_that_may_have_no_pool(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import structlog
 
 from omnipam.core.errors import Invalid
 from omnipam.runtime.cli import main
-from omnipam.runtime.cli.agent import read_pre_allocation
+from omnipam.runtime.config.values import read_counts
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def _own_logs() -> Iterator[None]:
     [
         (["--ipam=eni"], "the agent serves cluster-pool, kubernetes, multi-pool, and not eni yet"),
         (["--cool-down=soon"], "--cool-down: "),
-        (["--ipam=multi-pool", "--ipam-multi-pool-pre-allocation=default"], "is not of the form pool=N"),
+        (["--ipam=multi-pool", "--ipam-multi-pool-pre-allocation=default"], "is not of the form name=N"),
         (["--socket-group=no-such-group"], "there is no group 'no-such-group'"),
         (["--ipam=kubernetes"], "use --store kubernetes"),
         (["--boot-id=/nowhere"], "boot id /nowhere cannot be read"),
@@ -46,8 +46,8 @@ def test_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: lis
 
 
 def test_pre_allocation() -> None:
-    assert read_pre_allocation("default=8, blue = 3,") == {"default": 8, "blue": 3}
-    assert read_pre_allocation("") == {}
+    assert read_counts("default=8, blue = 3,") == {"default": 8, "blue": 3}
+    assert read_counts("") == {}
     for text in ("blue=-1", "=3", "blue=x"):
         with pytest.raises(Invalid):
-            read_pre_allocation(text)
+            read_counts(text)

@@ -45,7 +45,8 @@ async def test_one_that_is_claimed_in_time_stays(tmp_path: Path) -> None:
             "UUID mismatch, not stopping expiration timer",
         )
         assert (await house.ask("PUT", f"/v1/ipam/10.0.0.2?uuid={token}"))[0] == 200
-        assert await house.ask("PUT", f"/v1/ipam/10.0.0.2?uuid={token}") == (
+        assert (await house.ask("PUT", f"/v1/ipam/10.0.0.2?uuid={token}"))[0] == 200, "its answer was lost"
+        assert await house.ask("PUT", "/v1/ipam/10.0.0.2?uuid=other") == (
             404,
             "no expiration timer registered",
         )

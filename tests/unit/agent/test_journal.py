@@ -10,7 +10,7 @@ import pytest
 from omnipam.core.attachment import Allocation, Given, Stored
 from omnipam.core.cidr import parse
 from omnipam.core.errors import Invalid, Unavailable
-from omnipam.core.node_agent import Change
+from omnipam.core.reservations import Change
 from omnipam.core.values import Block
 from omnipam.runtime.agent.journal import FILE, FOLD_AT, Journal
 
@@ -132,6 +132,25 @@ def test_one_bad_row_hides_no_other(tmp_path: Path) -> None:
     journal.close()
     assert [row.allocation.id for row in found.rows] == [2]
     assert found.unreadable == 2
+    assert found.aside is not None, "what could not be read is not written over"
+    with sqlite3.connect(found.aside) as kept:
+        assert kept.execute("SELECT record FROM reservations WHERE id = 1").fetchone() == ("[1]",)
+    kept.close()
+
+
+def test_a_loss_is_known_until_it_is_made_good(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"this is no database\n" * 50)
+    journal = Journal(tmp_path)
+    assert "damaged" in journal.open("1").lost
+    journal.close()  # killed before anything was made good
+    journal = Journal(tmp_path)
+    found = journal.open("2")
+    assert "damaged-1" in found.lost
+    journal.rewrite(found.rows, "boot-1", "node-1")
+    journal.close()
+    journal = Journal(tmp_path)
+    assert journal.open("3").lost == ""
+    journal.close()
 
 
 def test_a_later_version_is_left_alone(tmp_path: Path) -> None:

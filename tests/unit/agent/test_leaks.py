@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tests.unit.agent.house import SILENT, House
@@ -11,6 +11,7 @@ from tests.unit.agent.house import SILENT, House
 from omnipam.core.errors import Unavailable
 from omnipam.runtime.agent.kube_pods import Pod, PodIp, PodStatus
 from omnipam.runtime.agent.leaks import Leaks
+from omnipam.runtime.agent.neighbours import Place
 from omnipam.runtime.kube.meta import ObjectMeta
 
 
@@ -38,9 +39,22 @@ class Pods:
         return name in self.there
 
 
-def leaks(house: House, pods: Pods, routed: frozenset[tuple[int, int]] = frozenset()) -> Leaks:
+def leaks(
+    house: House,
+    pods: Pods,
+    routed: frozenset[Place] = frozenset(),
+    answering: frozenset[Place] = frozenset(),
+) -> Leaks:
+    async def answers(asked: Iterable[Place]) -> frozenset[Place]:
+        return answering & frozenset(asked)
+
     return Leaks(
-        house.service, pods, grace_s=60.0, clock=lambda: house.now, log=SILENT, routed=lambda: routed
+        *(house.service, pods),
+        grace_s=60.0,
+        clock=lambda: house.now,
+        log=SILENT,
+        routed=lambda: routed,
+        answering=answers,
     )
 
 
@@ -93,15 +107,16 @@ async def test_seen_again_begins_anew(tmp_path: Path) -> None:
 
 
 async def test_a_sandbox_that_outlives_its_pod(tmp_path: Path) -> None:
-    """Forced deletion: the object is gone, and the host still routes to the address."""
+    """Forced deletion: the object is gone, and the host still routes to the address, or somebody answers there."""
     pods = Pods()
     async with House(tmp_path) as house:
         await house.add("c1", owner="shop/web")
         (held,) = house.agent.allocations
-        looking = leaks(house, pods, frozenset({held.given[0].place}))
-        await looking.look()
-        house.now += 1000.0
-        assert await collected(house, looking) == []
+        place = frozenset({held.given[0].place})
+        for looking in (leaks(house, pods, routed=place), leaks(house, pods, answering=place)):
+            await looking.look()
+            house.now += 1000.0
+            assert await collected(house, looking) == []
 
 
 async def test_the_older_of_two_sandboxes(tmp_path: Path) -> None:

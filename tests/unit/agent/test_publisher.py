@@ -97,10 +97,19 @@ class Bench:
         self.agent = NodeAgent(
             families=("ipv4",), pooled=pooled, pre_allocate={"default": 8} if pooled else {}, cool_down_s=0.0
         )
-        self.changes = 0
+        self.changes = self.looks = 0
         self.publisher = Publisher(
             self.agent, object_, changed=self._changed, clock=lambda: 1.0, log=SILENT, spacing_s=0.05
         )
+
+        publish = self.publisher._publish
+
+        async def counted() -> bool:
+            wrote = await publish()
+            self.looks += 1
+            return wrote
+
+        self.publisher._publish = counted  # type: ignore[method-assign]  # nothing else tells of a look without a write
 
     def _changed(self) -> None:
         self.changes += 1
@@ -113,6 +122,13 @@ class Bench:
 
     def listed(self) -> list[str]:
         return [str(each.cidr) for each in self.agent.listed()]
+
+    async def looked(self) -> None:
+        """Until the publisher has looked twice more at what is to be written: the first look may have begun before."""
+        for _ in range(2):
+            before = self.looks
+            self.publisher.demanded(True)
+            await self.until(lambda before=before: self.looks > before and not self.publisher._writing)
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(10):
@@ -145,7 +161,7 @@ async def test_demand_is_said_at_once_and_then_it_is_quiet() -> None:
         await bench.until(lambda: bench.listed())
         await bench.until(lambda: needed(object_) == 16)
         writes = len(object_.reports)
-        await asyncio.sleep(0.2)
+        await bench.looked()
         assert len(object_.reports) == writes
 
 
@@ -217,6 +233,19 @@ async def test_a_server_that_is_away_is_tried_again_and_its_block_is_ours_meanwh
         await bench.until(lambda: len(bench.listed()) == 2)
 
 
+async def test_what_the_object_says_of_the_node_is_told_without_new_blocks() -> None:
+    object_ = Object(ONE)
+    async with running(object_) as bench:
+        await bench.until(lambda: needed(object_) == 16)
+        before = bench.changes
+        marked = msgspec.structs.replace(object_.change(ONE), default_pool="blue")
+        object_.node = marked
+        object_.tell(marked)
+        assert bench.changes == before + 1
+        object_.tell(object_.change(ONE))
+        assert bench.changes == before + 1, "nothing else was said"
+
+
 async def test_it_is_made_anew_with_what_it_held() -> None:
     object_ = Object(ONE)
     async with running(object_) as bench:
@@ -239,7 +268,7 @@ async def test_a_block_in_use_that_is_taken_away_is_claimed_once() -> None:
         await bench.until(lambda: object_.node and ONE in object_.node.holds.blocks)
         object_.tell(object_.change(TWO))
         await bench.until(lambda: object_.node and needed(object_) > 0)
-        await asyncio.sleep(0.2)
+        await bench.looked()
         assert object_.node is not None
         assert ONE not in object_.node.holds.blocks, "whoever takes it away twice means it"
         assert bench.listed() == ["10.0.0.0/28", "10.0.0.16/28"], "and its pod keeps its address"
@@ -271,8 +300,7 @@ async def test_cluster_pool_says_depleted_before_all_is_gone() -> None:
         await bench.until(bench.listed)
         for number in range(10):
             bench.allocate(f"c{number}")
-        bench.publisher.demanded(False)
-        await asyncio.sleep(0.1)
+        await bench.looked()
         assert object_.reports == [], "three of thirteen are free"
         bench.allocate("c10")
         bench.publisher.demanded(False)
