@@ -89,6 +89,8 @@ class Contest(Generic[C]):
         self.moved: set[str] = set()
         """Nodes that gained or lost something by another's doing; whoever reads them takes them out."""
         self._lost = Overlaps()
+        self._shown = Overlaps()
+        self._shown_by: dict[str, tuple[Cidr, ...]] = {}
         self._freed: deque[tuple[str, Cidr]] = deque()
 
     @property
@@ -99,10 +101,31 @@ class Contest(Generic[C]):
         """Nobody has a better claim any more to what its object shows; it is recorded for it already."""
         raise NotImplementedError
 
-    def rank(self, record: C, cidr: Cidr) -> tuple[int, float, str]:
-        """Who keeps what two objects show: the least. A range wider than any block that we give is nobody's grant, so it comes
-        after all that may be one; then the older node, then by name. It follows from objects and pools only: a restart decides the same."""
-        return (self.ground.excess(cidr), *record.age)
+    def note_shown(self, name: str, cidrs: tuple[Cidr, ...]) -> None:
+        """What an object shows now, whoever wins; at restore of all nodes before the first is looked at."""
+        before = self._shown_by.get(name, ())
+        if cidrs == before:
+            return
+        for cidr in before:
+            self._shown.remove(name, cidr)
+        for cidr in cidrs:
+            self._shown.add(name, cidr)
+        if cidrs:
+            self._shown_by[name] = cidrs
+        else:
+            del self._shown_by[name]
+
+    def rank(self, record: C, cidr: Cidr) -> tuple[bool, int, bool, float, str]:
+        """Who keeps what two objects show: the least. What its own agent has given up comes last. A range wider than any block that we give is nobody's grant, nor is one
+        that holds what several others show (blocks of a narrower mask, before it was changed): those come after all that may be a
+        grant. Then the older node, then by name. It follows from objects and pools only: a restart decides the same."""
+        within = {
+            owner
+            for owner, other in self._shown.overlapping(cidr, but=record.name)
+            if other.length > cidr.length
+        }
+        released = cidr in record.node.agent.released
+        return (released, self.ground.excess(cidr), len(within) > 1, *record.age)
 
     def contest(self, record: C) -> None:
         """A node that may be written again gives up what it held only because it could not be."""

@@ -118,6 +118,7 @@ class Election:
         """Why we lead no more; None while we lead or have not led."""
         self._held: Held | None = None
         self._changed_s = 0.0  # when we saw the record to be another than before
+        self._free_s = float("-inf")  # when a lease that vanished without being given back would have run out
         self._sure = False  # the store surely has (or lacks) what `_held` says; a write may build on it
         self._confirmed_s: float | None = None  # the start of our last write that was confirmed
 
@@ -128,9 +129,9 @@ class Election:
 
     @property
     def expires_s(self) -> float:
-        """When another's lease has run out, as far as we have seen; −inf if there is none."""
+        """When another's lease has run out, as far as we have seen; −inf if there is none and was none."""
         if self._held is None:
-            return float("-inf")
+            return self._free_s
         return self._changed_s + max(self.timing.lease_s, self._held.record.duration_s)
 
     @property
@@ -150,6 +151,8 @@ class Election:
         if not self._sure:
             return Read()
         if self._held is None:
+            if now_s < self._free_s:
+                return Wait()
             return Write(self._mine(stamp, stamp, 0), None)
         record = self._held.record
         if record.holder == self.identity:
@@ -169,8 +172,14 @@ class Election:
             raise LostLease(f"leader election: the lease is lost: {self.lost}; restart to stand again")
 
     def seen(self, held: Held | None, now_s: float) -> None:
-        """A read was answered, at `now_s`."""
+        """A read was answered, at `now_s`.
+
+        A lease that somebody deletes is not given back: its holder goes on until it looks. It is free when it would have run out
+        (client-go takes it at once, and then two lead for a moment). Who never saw it cannot know.
+        """
         before = self._held.record if self._held else None
+        if held is None and before is not None and before.holder not in ("", self.identity):
+            self._free_s = self.expires_s
         if held is not None and held.record != before:
             self._changed_s = now_s
         self._held, self._sure = held, True

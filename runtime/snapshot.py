@@ -81,10 +81,16 @@ def of_sqlite(store: SqliteStore, lease: str) -> Snapshot:
     """The picture of an embedded store. Raises Unavailable, and Invalid where a row that matters cannot be read."""
     from .sqlite import blocks
     from .sqlite import lease as leases
+    from .sqlite.values import Recorded
 
     with store.reading() as db:
-        recorded = store.settings()
         kept, findings = store.readable_kept()
+        recorded = Recorded()
+        try:
+            recorded = store.settings()
+        except Invalid as error:
+            text, _, hint = str(error).rpartition(": ")
+            findings += (Finding("SettingsUnreadable", ("Table/settings",), text, hint, severity="error"),)
         stray = db.execute(
             f"SELECT {blocks.COLUMNS} FROM grants g LEFT JOIN nodes n ON n.name = g.node WHERE n.name IS NULL ORDER BY g.id"
         ).fetchall()

@@ -70,7 +70,10 @@ class ClusterPool:
                 claims.quarantine.add(entry.cidr, min(entry.until, longest))
                 claims.space.hold_back(entry.cidr)
         # The older first: then few have to be taken away again.
-        for record in sorted((Record(node) for node in nodes), key=lambda record: record.age):
+        records = sorted((Record(node) for node in nodes), key=lambda record: record.age)
+        for record in records:
+            claims.note_shown(record.name, record.shown)
+        for record in records:
             self.seen(record.node, now)
         for name in [name for name in self._orphans if name not in self._records]:
             for cidr in self._orphans.pop(name):  # its machine went away while nobody looked

@@ -42,6 +42,7 @@ class Claims(Contest[Record]):
         """Takes in what the node's object shows."""
         node = record.node
         shown = record.shown
+        self.note_shown(record.name, shown)
         self._drop_unshown(record, shown, now)
         record.fresh = tuple(cidr for cidr in record.fresh if cidr not in shown)
         if record.apart():
@@ -105,6 +106,7 @@ class Claims(Contest[Record]):
         record.node = msgspec.structs.replace(
             record.node, present=False, holds=NOTHING_HELD, version="", uid=""
         )
+        self.note_shown(record.name, ())
         record.blocks = tuple(sorted(kept))
         record.fresh = record.foreign = record.leaving = ()
         self.set_lost(record, ())
@@ -117,6 +119,7 @@ class Claims(Contest[Record]):
         record = self.records.pop(name, None)
         self.moved.discard(name)
         self.apart.discard(name)
+        self.note_shown(name, ())
         if record is not None:
             self.set_lost(record, ())
             self.free(name, *record.holdings())

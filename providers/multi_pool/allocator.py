@@ -29,7 +29,7 @@ from . import demand
 from .claims import Claims, is_same
 from .findings import capacities, is_notable, orphaned, reserved_elsewhere, standing
 from .judge import judge
-from .record import Need, Record, usable
+from .record import Need, Record, distinct, usable
 
 PREFACE = "ipam-multi-pool-sync allocation failed: "
 """What Cilium puts before its errors (1.17 did not yet)."""
@@ -71,7 +71,10 @@ class MultiPool:
                 longest = entry.until if spec is None else now + spec.quarantine_s
                 claims.quarantine_until(entry.pool, entry.cidr, min(entry.until, longest))
         # The older first: then few have to be taken away again.
-        for record in sorted((Record(node) for node in nodes), key=lambda record: record.age):
+        records = sorted((Record(node) for node in nodes), key=lambda record: record.age)
+        for record in records:
+            claims.note_shown(record.name, tuple(distinct(record.node, self._pools)))
+        for record in records:
             self.seen(record.node, now)
         for name in [name for name in self._orphans if name not in self._records]:
             for entry in self._orphans.pop(name):  # its machine went away while nobody looked

@@ -38,6 +38,7 @@ class Claims(Contest[Record]):
         """Takes in what the node's object shows. newer: no write of ours to an earlier version can arrive any more."""
         node = record.node
         shown = distinct(node, self.pools)
+        self.note_shown(record.name, tuple(shown))
         self.set_lost(record, tuple(cidr for cidr in record.lost if cidr in shown))
         for cidr in [cidr for cidr in record.blocks if cidr not in shown and cidr not in record.taken]:
             self._return(record, cidr, now)
@@ -71,6 +72,7 @@ class Claims(Contest[Record]):
         """Its object is gone and its machine is not, or it was made anew: all stays with the name, since its pods run."""
         for cidr in [cidr for cidr, pool in record.blocks.items() if pool == POD_CIDRS]:
             self._return(record, cidr, now)
+        self.note_shown(record.name, ())
         record.taken = frozenset(record.blocks)
         record.past = ()
         self.set_lost(record, ())
@@ -90,6 +92,7 @@ class Claims(Contest[Record]):
         record = self.records.pop(name, None)
         self.moved.discard(name)
         self.absent.discard(name)
+        self.note_shown(name, ())
         if record is not None:
             self.set_lost(record, ())
             self.free(name, *record.blocks)

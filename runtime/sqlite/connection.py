@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -142,6 +143,8 @@ class File:
     def __init__(self, path: Path, *, busy_s: float) -> None:
         self.path = path
         self._db = connect(path, busy_s=busy_s)
+        with in_our_words(path), reading(self._db):
+            self._db.execute("SELECT 1 FROM sqlite_schema").fetchone()  # opens the log, too
         self._identity = self._identity_at_path()
 
     def close(self) -> None:
@@ -172,15 +175,24 @@ class File:
             found = self._identity_at_path()
         except OSError:  # a directory that may not be entered any more: that says nothing of the file
             return
-        if found is None or found != self._identity:
-            what = "is not there any more" if found is None else "is another file now"
+        if found != self._identity:
+            what = "is another file now"
+            if found[0] is None:
+                what = "is not there any more"
+            elif found[0] == self._identity[0]:
+                what = f"has lost its log ({self.path.name}-wal and -shm are a part of it)"
             raise Replaced(
                 f"store {self.path} {what}: it was moved, deleted or replaced while it was in use: put it back, and start again"
             )
 
-    def _identity_at_path(self) -> tuple[int, int] | None:
-        try:
-            there = self.path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return there.st_dev, there.st_ino  # not used again for another file while we have this one open
+    def _identity_at_path(self) -> tuple[tuple[int, int] | None, ...]:
+        """Of the file, of its log and of the log's index: without any of them others work apart from us."""
+        return tuple(_identity(f"{self.path}{end}") for end in ("", "-wal", "-shm"))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        there = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return there.st_dev, there.st_ino  # not used again for another file while we have this one open

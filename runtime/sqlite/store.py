@@ -151,12 +151,12 @@ class SqliteStore(PoolTables):
     def revision(self) -> int:
         """The number of the last write of a node."""
         with self.reading() as db:
-            return int(db.execute("SELECT number FROM revision").fetchone()[0])
+            return self._number(db)
 
     def changes(self, since: int | None) -> Changes | None:
         """What changed after a revision, in order; with None, all there is. Answers None if that is too long ago to tell."""
         with self.reading() as db:
-            number, pruned = db.execute("SELECT number, pruned FROM revision").fetchone()
+            number, pruned = self._number(db), self._number(db, "pruned")
             if since is None:
                 return Changes(number, self._nodes("ORDER BY n.version"))
             if since == number:
@@ -289,8 +289,18 @@ class SqliteStore(PoolTables):
             )
 
     def _advance(self, db: sqlite3.Connection) -> int:
-        db.execute("UPDATE revision SET number = number + 1")
-        return int(db.execute("SELECT number FROM revision").fetchone()[0])
+        number = self._number(db) + 1
+        db.execute("UPDATE revision SET number = ?", (number,))
+        return number
+
+    def _number(self, db: sqlite3.Connection, column: str = "number") -> int:
+        row = db.execute(f"SELECT {column} FROM revision").fetchone()
+        if row is None or not isinstance(row[0], int):
+            raise Invalid(
+                f"store {self.path}, table revision: {column} is {row and row[0]!r}, which is no number:"
+                " write the largest version in table nodes there, or restore a backup"
+            )
+        return row[0]
 
     def _remember(self, at: float, node: str, change: blocks.Change) -> None:
         self._db.executemany(

@@ -402,6 +402,21 @@ def test_a_file_that_is_taken_from_under_it_ends_the_leader(url: str, tmp_path: 
         assert "Traceback" not in one.text()
 
 
+@pytest.mark.parametrize("suffixes", [("-wal",), ("-shm",), ("-wal", "-shm")], ids="+".join)
+def test_a_log_that_is_taken_from_under_it_ends_the_leader(
+    url: str, tmp_path: Path, suffixes: tuple[str, ...]
+) -> None:
+    """Else whoever opens the file from then on works apart from it: two lead, and what was written is lost."""
+    with operator(url, tmp_path, *POOL, name="one") as one:
+        one.until_leading()
+        for suffix in suffixes:
+            (tmp_path / f"omnipam.db{suffix}").unlink()
+        assert one.wait(10) == 1
+        (line,) = [line for line in one.lines() if line["level"] == "error"]
+        assert line["event"].startswith(f"store {tmp_path}/omnipam.db has lost its log")
+        assert "Traceback" not in one.text()
+
+
 def test_a_lease_row_that_cannot_be_read_is_nobodys_until_it_is_mended(
     url: str, tmp_path: Path, store: SqliteStore
 ) -> None:

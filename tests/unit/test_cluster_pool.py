@@ -849,6 +849,41 @@ def test_a_later_claim_of_an_object_that_may_not_be_written_moves_nobody(frozen:
     assert operator.reasons() == []
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("frozen", [None, *FROZEN])
+def test_a_claim_of_a_wider_mask_moves_none_of_the_blocks_of_the_narrower_one(
+    frozen: str | None, restarts: bool
+) -> None:
+    operator = Operator("10.1.0.0/16 24")
+    operator.add("typo")
+    operator.add(*(f"n{number:02}" for number in range(14)))
+    before = {name: operator.has(name) for name in operator.store.objects if name != "typo"}
+    operator.pool("10.1.0.0/16 20")
+    if frozen:
+        operator.store.change("typo", **FROZEN[frozen])  # type: ignore[arg-type]  # test shorthand
+    operator.store.change("typo", blocks=[parse("10.1.0.0/20")])
+    (operator.restart if restarts else operator.turn)()
+    assert {name: operator.has(name) for name in before} == before
+    own = "10.1.16.0/20" if restarts else "10.1.0.0/24"  # what it had is not known to who was not there
+    assert operator.has("typo") == (["10.1.0.0/20"] if frozen else [own])
+    operator.restart()
+    assert {name: operator.has(name) for name in before} == before
+
+
+def test_what_its_own_agent_gave_up_takes_nothing_from_anybody() -> None:
+    operator = Operator("10.1.0.0/23 24")
+    operator.add("a", "b")
+    operator.report("a", released=["10.1.0.0/24"])
+    operator.store.remove("b")
+    operator.turn()
+    operator.add("c", "d")
+    assert sorted(operator.has("c") + operator.has("d")) == ["10.1.0.0/24", "10.1.1.0/24"]
+    shown = operator.has("c"), operator.has("d")
+    operator.write("a", "10.1.0.0/24")
+    assert (operator.has("c"), operator.has("d")) == shown
+    assert operator.has("a") == []
+
+
 def test_a_wide_claim_over_a_drained_range_moves_nobody() -> None:
     operator = Operator("10.1.0.0/16 24")
     operator.store.add("typo")

@@ -61,6 +61,23 @@ def test_a_held_lease_is_taken_after_the_longer_duration_since_it_last_changed(
     assert mine.step(110 + waits, "t") == Write(Record("me", 15, "t", "t", 1), "3")
 
 
+def test_a_lease_that_somebody_deletes_is_free_when_it_would_have_run_out() -> None:
+    mine = Election("me", TIMING)
+    mine.seen(Held(record("other", "r1"), "1"), 100)
+    mine.seen(None, 101)
+    assert mine.step(101, "t") == Wait()
+    mine.seen(None, 114)
+    assert mine.step(114.99, "t") == Wait()
+    assert mine.step(115, "t") == Write(Record("me", 15, "t", "t", 0), None)
+
+
+def test_a_lease_that_was_given_back_and_then_deleted_is_free() -> None:
+    mine = Election("me", TIMING)
+    mine.seen(Held(record(""), "1"), 100)
+    mine.seen(None, 101)
+    assert mine.step(101, "t") == Write(Record("me", 15, "t", "t", 0), None)
+
+
 @pytest.mark.parametrize("before", [2**31 - 2, 2**31 - 1, 2**40])
 def test_transitions_end_where_the_field_does(before: int) -> None:
     """An int32 in the API: one more is refused (422) at every try, and nobody could ever lead again."""

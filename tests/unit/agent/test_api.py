@@ -295,6 +295,17 @@ async def test_a_pod_that_must_be_asked_for(tmp_path: Path) -> None:
         assert (await house.put("c1"))[0] == 200
 
 
+async def test_a_release_by_another_ends_no_choice_of_a_pool(tmp_path: Path) -> None:
+    pods = Slow()
+    async with House(tmp_path, pods=pods) as house:
+        waiting = asyncio.ensure_future(house.put("c1"))
+        await pods.asked.wait()
+        status, answer = await house.ask("DELETE", "/v1/allocations/net/c1/eth0?owner=shop%2Fother")
+        assert (status, answer["reason"]) == (409, "NotYours")
+        pods.told.set_result(Placement({"ipv4": "default"}))
+        assert (await waiting)[0] == 201
+
+
 async def test_what_is_not_masqueraded(tmp_path: Path) -> None:
     pods = Slow()
     blocks = {pool: [f"10.{number}.0.0/28"] for number, pool in enumerate(("default", "blue", "red"))}

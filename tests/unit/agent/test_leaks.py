@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import pytest
 from tests.unit.agent.house import SILENT, House
 
+from omnipam.core.attachment import Request, Want
+from omnipam.core.cidr import parse
 from omnipam.core.errors import Unavailable
 from omnipam.runtime.agent.kube_pods import Pod, PodIp, PodStatus
-from omnipam.runtime.agent.leaks import Leaks
+from omnipam.runtime.agent.leaks import RECOVERED, Leaks
 from omnipam.runtime.agent.neighbours import Place
 from omnipam.runtime.kube.meta import ObjectMeta
 
@@ -24,8 +27,8 @@ class Pods:
         self.there: set[tuple[str, str]] = set()
         self.away = False
 
-    def add(self, namespace: str, name: str, *addresses: str) -> None:
-        metadata = ObjectMeta(name=name, namespace=namespace)
+    def add(self, namespace: str, name: str, *addresses: str, uid: str = "") -> None:
+        metadata = ObjectMeta(name=name, namespace=namespace, uid=uid)
         status = PodStatus("Running", [PodIp(address) for address in addresses])
         self.watched[namespace, name] = Pod(metadata, status=status)
         self.there.add((namespace, name))
@@ -133,3 +136,22 @@ async def test_the_older_of_two_sandboxes(tmp_path: Path) -> None:
         await looking.look()
         house.now += 1000.0
         assert await collected(house, looking) == ["old"]
+
+
+@pytest.mark.parametrize("uid", ["uid-1", "uid-2"])
+async def test_recovered_from_a_pod_that_is_another_now(tmp_path: Path, uid: str) -> None:
+    """No release will ever name it: the pod was made anew under its name, or has got another sandbox."""
+    pods = Pods()
+    async with House(tmp_path) as house:
+        looking = leaks(house, pods)
+        old = Want("ipv4", "default", parse("10.0.0.5/32").first)
+        await house.service.allocate(Request((RECOVERED, "uid-1", "ipv4"), "shop/db-0", (old,)), 0.0)
+        pods.add("shop", "db-0", "10.0.0.5", uid="uid-1")
+        await looking.look()
+        house.now += 1000.0
+        assert await collected(house, looking) == [], "it is alive"
+        new = await house.add("new", owner="shop/db-0")
+        pods.add("shop", "db-0", new["ipv4"], uid=uid)
+        await looking.look()
+        house.now += 1000.0
+        assert await collected(house, looking) == ["uid-1"]

@@ -19,6 +19,21 @@ def request(container: str) -> Request:
     return Request(key, "shop/db-0", (Want("ipv4", "default"),), sticky=True)
 
 
+def test_a_release_that_the_disk_refuses_leaves_what_was_kept_before() -> None:
+    agent = node()
+    agent.blocks_seen([BLOCK])
+    first, _ = agent.allocate(request("c1"), 1.0)
+    second, _ = agent.allocate(request("c2"), 2.0)
+    agent.release(first.key, 3.0)
+    agent.release(second.key, 4.0)
+    agent.undo_release(second, agent.displaced)
+    assert list(agent.parked) == [first]
+    assert list(agent.allocations) == [second]
+    (state,) = agent.states(5.0)
+    assert (state.used, state.cooling) == (2, 0)
+    assert agent.recorded == len(agent.stored()) == 2
+
+
 def test_of_two_that_are_kept_for_an_owner_the_newer_one_is_its_own() -> None:
     """The pod's first sandbox is released; its second one runs when the machine starts anew."""
     before = node()

@@ -53,6 +53,21 @@ async def test_what_was_kept_for_an_owner_stays_kept(tmp_path: Path) -> None:
         assert await house.add("c3", owner="shop/db-0", sticky=True) == kept
 
 
+async def test_an_address_that_cooled_cools_on_and_nothing_is_counted(tmp_path: Path) -> None:
+    async with House(tmp_path, {"default": ["10.0.0.0/29"]}) as house:
+        for number in range(5):
+            await house.add(f"c{number}")
+        await house.delete("c0")
+        house.full = True
+        assert (await house.put("x"))[0] == 503
+        assert await house.delete("c1") == 503
+        (state,) = house.agent.states(house.now)
+        assert (state.used, state.cooling, state.free) == (4, 1, 0)
+        counts = house.service.counts
+        assert (counts.attempts["ipv4", "success"], counts.attempts["ipv4", "error"]) == (5, 1)
+        assert counts.events["release", "ipv4"] == 1
+
+
 async def test_status_does_not_wait_for_somebody_to_ask_for_something(tmp_path: Path) -> None:
     async with House(tmp_path) as house:
         house.full = True

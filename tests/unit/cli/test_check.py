@@ -288,5 +288,15 @@ def test_a_kept_row_that_cannot_be_read(settled: Console) -> None:
     assert settled("plan").code == 0
 
 
+@pytest.mark.parametrize("value", ["{bad", ""])
+def test_settings_that_cannot_be_read(settled: Console, value: str) -> None:
+    sql(settled.path, f"INSERT OR REPLACE INTO settings VALUES ('pools', '{value}')")
+    finding = found(settled)["SettingsUnreadable"]
+    assert "setting pools cannot be read" in finding["cause"]
+    assert finding["repair"] == "start the operator, which records it anew"
+    for words in ("node list", "node show a", "pool list", "plan"):
+        assert settled(*words.split()).code == 0
+
+
 def test_json_is_json(settled: Console) -> None:
     assert json.loads(settled("check", "-o", "json").out) == {"version": 1, "findings": []}
