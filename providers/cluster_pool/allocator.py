@@ -91,7 +91,7 @@ class ClusterPool:
             record = self._records[node.name] = Record(node)
             claims.inherit(record, orphans)
             if node.present:
-                claims.learn(record, now)
+                claims.learn(record, now, newer=True)
         else:
             before = record.node
             if not node.present:
@@ -111,7 +111,7 @@ class ClusterPool:
                     or record.leaving
                     or not record.writable
                 ):
-                    claims.learn(record, now)
+                    claims.learn(record, now, newer=before.version != node.version)
                 if record.writable and (before.ignored or before.unreadable):
                     claims.contest(record)
         claims.note_apart(record)
@@ -206,7 +206,7 @@ class ClusterPool:
             return
         held = Held(grant.blocks, grant.error)
         record.node = msgspec.structs.replace(record.node, version=outcome.version, holds=held)
-        self._claims.learn(record, now)
+        self._claims.learn(record, now, newer=True)
         self._claims.note_apart(record)
         self._look_at(record)
 

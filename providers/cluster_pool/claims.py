@@ -38,16 +38,16 @@ class Claims(Contest[Record]):
 
     # -- what an object shows
 
-    def learn(self, record: Record, now: float) -> None:
-        """Takes in what the node's object shows."""
+    def learn(self, record: Record, now: float, *, newer: bool) -> None:
+        """Takes in what the node's object shows. newer: no write of ours to an earlier version can arrive any more."""
         node = record.node
         shown = record.shown
         self.note_shown(record.name, shown)
-        self._drop_unshown(record, shown, now)
+        self._drop_unshown(record, shown, now, newer=newer)
         record.fresh = tuple(cidr for cidr in record.fresh if cidr not in shown)
         if record.apart():
             self.yield_unshown(record)
-        for cidr in record.leaving:
+        for cidr in [cidr for cidr in record.leaving if cidr in shown]:
             served = any(own in record.fresh for own in record.of(cidr.family))
             if cidr not in node.agent.released and not served:  # the agent has taken its word back
                 record.leaving = tuple(other for other in record.leaving if other != cidr)
@@ -140,7 +140,7 @@ class Claims(Contest[Record]):
             self._reclassify(record)
         for record in sorted(self.records.values(), key=lambda record: record.age):
             if record.node.present:
-                self.learn(record, now)
+                self.learn(record, now, newer=False)
             if not record.writable:
                 for cidr in record.holdings():
                     self.win(record, cidr)  # which claim is the better one depends on the pool
@@ -163,7 +163,7 @@ class Claims(Contest[Record]):
         for cidr in record.foreign:
             (own if self._is_ours(cidr) and cidr.family not in placed else foreign).append(cidr)
         record.blocks, record.foreign, record.leaving = tuple(own), tuple(foreign), tuple(leaving)
-        record.fresh = tuple(cidr for cidr in record.fresh if cidr in own)
+        record.fresh = tuple(cidr for cidr in record.fresh if cidr in own or cidr in leaving)
         for cidr in record.holdings():
             self.space.force(record.name, cidr)
 
@@ -185,14 +185,17 @@ class Claims(Contest[Record]):
         self.free(name, cidr)
         self.set_aside(cidr, now)
 
-    def _drop_unshown(self, record: Record, shown: tuple[Cidr, ...], now: float) -> None:
+    def _drop_unshown(self, record: Record, shown: tuple[Cidr, ...], now: float, *, newer: bool) -> None:
         """Lets go of what was occupied only because the object showed it."""
         self.set_lost(record, tuple(cidr for cidr in record.lost if cidr in shown))
-        dropped = [cidr for cidr in (*record.foreign, *record.leaving) if cidr not in shown]
+        dropped = [
+            cidr
+            for cidr in (*record.foreign, *record.leaving)
+            if cidr not in shown and (newer or cidr not in record.fresh)  # else its write may yet arrive
+        ]
         if dropped:
-            record.foreign = tuple(cidr for cidr in record.foreign if cidr in shown)
-            record.leaving = tuple(cidr for cidr in record.leaving if cidr in shown)
             for cidr in dropped:
+                record.drop(cidr)
                 self._give_back(record.name, cidr, now)
 
     # -- whose claim wins

@@ -60,6 +60,10 @@ def run(args: argparse.Namespace) -> int:
     """Serves until a signal. 0: stopped; 2: a person must act. Raises OmnipamError, too."""
     try:
         return asyncio.run(_run(args))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "omnipam":
+            raise
+        raise Invalid(f"omnipam agent needs the package {error.name}; install omnipam[kubernetes]") from None
     except (Denied, NotFound) as error:  # a right or an object is missing: trying again would not help
         print(f"omnipam: {error}", file=sys.stderr)
         return 2

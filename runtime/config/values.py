@@ -38,7 +38,7 @@ _WHOLE = re.compile(r"([+-]?)([0-9]+)")
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?")
 _SEPARATORS = re.compile(r"[\s,]+")
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")  # a DNS subdomain, RFC 1123
-_HOST = re.compile(r"[A-Za-z0-9_.-]*")
+_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{0,63}")
 
 
 class Endpoint(msgspec.Struct, frozen=True):

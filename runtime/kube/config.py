@@ -185,9 +185,9 @@ def from_service_account(environ: Mapping[str, str], folder: Path = SERVICE_ACCO
     return Cluster(
         server=f"https://{host}:{port}",
         source=str(folder),
-        namespace=_read(namespace, "namespace").decode().strip() if namespace.exists() else "default",
+        namespace=read_file(namespace, "namespace").decode().strip() if namespace.exists() else "default",
         auth=Auth(token_file=folder / "token"),
-        ca=_read(folder / "ca.crt", "certificate authority"),
+        ca=read_file(folder / "ca.crt", "certificate authority"),
         in_pod=True,
     )
 
@@ -359,10 +359,11 @@ def _pem(path: Path, where: str, key: str, file: str | None, inline: str | None)
             raise Invalid(
                 f"{where}: {key}-data is not base64 ({exc}); encode the PEM file with `base64 -w0`"
             ) from exc
-    return _read(path.parent / file, f"{where}: {key}") if file else None
+    return read_file(path.parent / file, f"{where}: {key}") if file else None
 
 
-def _read(path: Path, what: str) -> bytes:
+def read_file(path: Path, what: str) -> bytes:
+    """The content of a regular file of sane size. Raises Invalid, which begins with `what`."""
     step = "make it readable or name another file"
     try:
         if path.exists() and not path.is_dir() and not path.is_file():  # reading a pipe might never end
@@ -405,7 +406,7 @@ def sendable(value: str | None, where: str) -> str | None:
 
 
 def _parse(path: Path) -> _Kubeconfig:
-    text = _read(path, "kubeconfig")
+    text = read_file(path, "kubeconfig")
     import yaml  # a third of this module's import time; in a pod it is never needed
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

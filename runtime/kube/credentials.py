@@ -18,7 +18,7 @@ import msgspec
 
 from omnipam.core.errors import Denied, Invalid, Unavailable
 
-from .config import Auth, Cluster, Exec, sendable
+from .config import Auth, Cluster, Exec, read_file, sendable
 from .errors import one_line
 
 if TYPE_CHECKING:
@@ -78,10 +78,9 @@ async def obtain(auth: Auth, *, clock: Callable[[], float], wall: Callable[[], f
 def _token(auth: Auth) -> str:
     assert auth.token_file is not None
     try:
-        token = auth.token_file.read_text().strip()
-    except (OSError, ValueError) as exc:  # ValueError: not UTF-8, or a NUL in the path
-        why = getattr(exc, "strerror", None) or "not text"
-        raise Invalid(f"token file {auth.token_file}: {why}; make it readable") from exc
+        token = read_file(auth.token_file, "token file").decode().strip()
+    except UnicodeDecodeError as exc:
+        raise Invalid(f"token file {auth.token_file}: not text; put a token there") from exc
     if not token:
         raise Invalid(f"token file {auth.token_file}: empty; put a token there")
     sendable(token, f"token file {auth.token_file}")

@@ -64,6 +64,7 @@ def prepare_directory(path: Path) -> None:
         for each in reversed(missing):
             each.mkdir(mode=0o700, exist_ok=True)
         is_directory = path.is_dir()
+        is_other = path.exists() and not is_directory and not path.is_file()
     except OSError as error:
         raise Invalid(
             f"store {path}: its directory cannot be created ({error.strerror}: {error.filename}): "
@@ -71,3 +72,5 @@ def prepare_directory(path: Path) -> None:
         ) from error
     if is_directory:
         raise Invalid(f"store {path} is a directory: pass --store with the path of a file in it")
+    if is_other:
+        raise Invalid(f"store {path} is not a regular file: pass --store with another path")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from omnipam.core.allocator import Conflict, Plan, Published, Settings, Unknown
+from omnipam.core.allocator import Conflict, Gone, Plan, Published, Settings, Unknown
 from omnipam.core.cidr import parse
 from omnipam.core.errors import Invalid
 from omnipam.core.values import Grant, Kept, Node, PoolRange, PoolSpec, Problem
@@ -43,6 +43,23 @@ class FreesOnConflict(ClusterPool):
             _give_back_fresh(self, name)
 
 
+class FreesOnGone(ClusterPool):
+    def published(self, name: str, grant: Grant, outcome: Published, now: float) -> None:
+        super().published(name, grant, outcome, now)
+        if isinstance(outcome, Gone):
+            self.gone(name, now)
+
+
+class UidBlind(ClusterPool):
+    """Takes an object that was made anew for another node: what the old one had is free."""
+
+    def seen(self, node: Node, now: float) -> None:
+        before = self.node(node.name)
+        if before is not None and before.present and node.present and before.uid != node.uid:
+            self.gone(node.name, now)
+        super().seen(node, now)
+
+
 class TakesVanishedForGone(ClusterPool):
     def seen(self, node: Node, now: float) -> None:
         if node.present:
@@ -61,6 +78,11 @@ class ForgetsWhatWasKept(ClusterPool):
 class IgnoresQuarantine(ClusterPool):
     def pools(self, specs: Iterable[PoolSpec], now: float) -> None:
         super().pools([msgspec.structs.replace(spec, quarantine_s=0.0) for spec in specs], now)
+
+
+class IgnoresReserved(ClusterPool):
+    def pools(self, specs: Iterable[PoolSpec], now: float) -> None:
+        super().pools([msgspec.structs.replace(spec, reserved=()) for spec in specs], now)
 
 
 class GrantsBeforeRestore(ClusterPool):
@@ -137,12 +159,15 @@ MACHINE = "machine"
 TEETH = [
     (FreesOnUnknown, "test_a_lost_answer_returns_nothing[after]"),
     (FreesOnConflict, "test_a_lost_answer_returns_nothing[half]"),
+    (FreesOnGone, "test_an_object_missing_at_a_write_is_not_the_nodes_end"),
+    (UidBlind, "test_an_object_made_anew_is_still_the_same_machines"),
     (TakesVanishedForGone, MACHINE),
     (TakesVanishedForGone, "test_what_stays_with_a_name_is_given_to_nobody_else"),
     (ForgetsWhatWasKept, MACHINE),
     (ForgetsWhatWasKept, "test_a_returned_block_waits_out_its_quarantine"),
     (IgnoresQuarantine, MACHINE),
     (IgnoresQuarantine, "test_a_returned_block_waits_out_its_quarantine"),
+    (IgnoresReserved, "test_what_is_reserved_is_granted_to_nobody"),
     (GrantsBeforeRestore, "test_nothing_is_granted_before_restore"),
     (PlansByTaking, "test_plan_is_pure"),
     (OrdersByASet, "test_plan_is_the_same_in_every_process"),

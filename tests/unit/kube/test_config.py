@@ -431,3 +431,9 @@ def test_reading_a_configuration_imports_neither_yaml_nor_ssl_nor_aiohttp() -> N
         "assert not {'yaml', 'aiohttp.web'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_token_file_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "token")
+    with pytest.raises(Invalid, match=r"token file .*token: not a regular file; make it readable"):
+        credentials._token(Auth(token_file=tmp_path / "token"))
