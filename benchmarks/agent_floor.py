@@ -31,7 +31,7 @@ class Unwritten(Journal):
     def commit(self, changes: Sequence[Change]) -> None:
         pass
 
-    def rewrite(self, rows: Iterable[Stored], boot: str, node: str) -> None:
+    def rewrite(self, rows: Iterable[Stored], boot: str, node: str, lost: str = "") -> None:
         pass
 
 

@@ -53,7 +53,7 @@ class NodeAgent(Reservations):
         self.known_pools: Mapping[str, frozenset[Family]] | None = None
         self._excluded: frozenset[Place] = frozenset()
         self.displaced: tuple[Allocation, ...] = ()
-        """Of the last new allocation: what had been kept for an owner, be it for this very one."""
+        """By the last new allocation, or release: what had been kept for an owner, be it for this very one."""
 
     def pools_seen(self, pools: Mapping[str, frozenset[Family]]) -> None:
         """Which pools there are, with the families that they have ranges of: others are refused at once."""
@@ -103,10 +103,12 @@ class NodeAgent(Reservations):
         if allocation is None:
             return None
         self._let_go(allocation)
+        self.displaced = ()
         if allocation.sticky:
             before = self._parked.pop(allocation.owner, None)
             if before is not None:
                 self._cool(before, now)
+                self.displaced = (before,)
             self._parked[allocation.owner] = allocation
             for given in allocation.given:
                 for each in self._blocks_with(given):

@@ -132,23 +132,29 @@ class Reservations(NodeBlocks):
     def undo_allocate(self, allocation: Allocation, displaced: Iterable[Allocation] = ()) -> None:
         """It could not be written down: as if it had not been asked for. displaced: what it took from those it was kept for."""
         self._let_go(allocation)
+        cooling = {given.place: until for each, until in self._cooling.values() for given in each.given}
         for given in allocation.given:
             for each in self._blocks_with(given):
-                each.release(given.address)
-        for kept in displaced:
-            self._parked[kept.owner] = kept
-            for given in kept.given:
-                for each in self._blocks_with(given):
-                    each.park(given.address)
+                each.release(given.address, cooling.get(given.place))
+        self._keep_again(displaced)
 
-    def undo_release(self, allocation: Allocation) -> None:
-        """It could not be written down: it is held as before."""
+    def undo_release(self, allocation: Allocation, displaced: Iterable[Allocation] = ()) -> None:
+        """It could not be written down: it is held as before. displaced: what it was to take the place of."""
         self._cooling.pop(allocation.id, None)
         if self._parked.get(allocation.owner) is allocation:
             del self._parked[allocation.owner]
         self._hold(allocation)
         for given in allocation.given:
             self._home(given)
+        self._keep_again(displaced)
+
+    def _keep_again(self, displaced: Iterable[Allocation]) -> None:
+        for kept in displaced:
+            self._cooling.pop(kept.id, None)
+            self._parked[kept.owner] = kept
+            for given in kept.given:
+                for each in self._blocks_with(given):
+                    each.park(given.address)
 
     def undo_keep(self, before: Allocation) -> None:
         """It could not be written down: it expires as before."""

@@ -24,7 +24,7 @@ from .api import Api
 from .commits import Commits
 from .journal import FILE, Journal
 from .kube_pods import KubePods
-from .leaks import Leaks
+from .leaks import RECOVERED, Leaks
 from .listening import Listening
 from .metrics import Metrics
 from .placing import NoPods
@@ -37,8 +37,6 @@ TICK_S = 1.0
 LOOK_S = 0.1
 NO_STATE = "there was no state yet, and pods may have addresses already"
 QUEUE_WAIT_S = 10.0
-RECOVERED = "recovered"
-"""The network of reservations that were made anew from live pods, after the state was lost."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

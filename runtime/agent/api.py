@@ -181,7 +181,7 @@ class Api:
         if placement is not None:
             return self.service.allocate(decided(self._single(placement)), wait_s)
         later = of_task(asyncio.ensure_future(self._asked(owner, families, uid, decided, wait_s)))
-        self.service.deciding(key, later)
+        self.service.deciding(key, owner, later)
         return later
 
     async def _asked(

@@ -104,6 +104,7 @@ class KubeSide:
         self._decoder = msgspec.json.Decoder(Shown)
         self._shown: Shown | None = None
         self._to_mend = asyncio.Event()
+        self._given: list[str] = []  # kubernetes mode: what the Node has, as far as we know
 
     async def machine(self) -> Machine:
         """The Node. Raises NotFound, Retryable, Denied."""
@@ -112,18 +113,21 @@ class KubeSide:
     async def follow(self, seen: Callable[[Node | None], None]) -> None:
         there = False
 
+        def show(each: Shown) -> None:
+            nonlocal there
+            there = True
+            self._look(each)
+            if not self._is_foreign(each):
+                seen(self._form.node(each, own_addresses=True))
+
         def event(told: Event[Any]) -> None:
             nonlocal there
             match told:
                 case Listed(objects):
                     for each in objects:
-                        there = True
-                        self._look(each)
-                        seen(self._form.node(each, own_addresses=True))
+                        show(each)
                 case Changed(each):
-                    there = True
-                    self._look(each)
-                    seen(self._form.node(each, own_addresses=True))
+                    show(each)
                 case Deleted():
                     there = False
                     self._to_mend.clear()
@@ -140,14 +144,17 @@ class KubeSide:
             together.start(
                 once_defined(lambda: Reflector(self._api, CILIUM_NODES, Shown, event, query=query).run())
             )
-            together.start(self._mend())
+            together.start(self._mend(show))
             await together.first_error()
 
     async def read(self) -> Node | None:
         try:
-            return self._decoded(await self._api.get(self._path))
+            body = await self._api.get(self._path)
         except NotFound:
             return None
+        if self._mirrors and self._is_foreign(self._decoder.decode(body)):
+            return None  # not before it is mended
+        return self._decoded(body)
 
     async def create(self, report: Report) -> Node | None:
         try:
@@ -163,8 +170,10 @@ class KubeSide:
                 pools["allocated"] = poolednode.entries_of(report.held)
             spec["ipam"] = {"pools": pools}
         else:
-            cidrs = [str(block.cidr) for block in sorted(report.held, key=lambda block: block.cidr)]
-            spec["ipam"] = {"podCIDRs": cidrs or self._mirrored(machine)} if cidrs or self._mirrors else {}
+            self._given = self._mirrored(machine)
+            held = [str(block.cidr) for block in sorted(report.held, key=lambda block: block.cidr)]
+            cidrs = self._given if self._mirrors else held
+            spec["ipam"] = {"podCIDRs": cidrs} if cidrs or self._mirrors else {}
         owner = {"apiVersion": "v1", "kind": "Node", "name": self.name, "uid": machine.metadata.uid}
         body = {
             "apiVersion": "cilium.io/v2",
@@ -201,7 +210,7 @@ class KubeSide:
     def _look(self, shown: Shown) -> None:
         """Whether something of it is to be mended."""
         self._shown = shown
-        if self._stale_usage(shown) or self._lacks_cidrs(shown):
+        if self._stale_usage(shown) or self._differs(shown):
             self._to_mend.set()
         else:
             self._to_mend.clear()
@@ -212,17 +221,20 @@ class KubeSide:
         fields = {"used": ipam.used, "ipv6-used": ipam.ipv6_used} if ipam is not None else {}
         return {name: None for name, value in fields.items() if value}
 
-    def _lacks_cidrs(self, shown: Shown) -> bool:
-        """Whether Kubernetes had given the Node none yet when the object was made."""
-        ipam = shown.spec.ipam if shown.spec is not None else None
-        return self._mirrors and not (ipam is not None and ipam.pod_cidrs)
+    def _differs(self, shown: Shown) -> bool:
+        """Whether it shows not what Kubernetes gave the Node: it had nothing yet, or the object is of a time in another mode."""
+        return self._mirrors and (not self._given or sorted(_cidrs(shown)) != sorted(self._given))
 
-    async def _mend(self) -> None:
+    def _is_foreign(self, shown: Shown) -> bool:
+        """Whether it shows ranges that are not known to be the Node's: another node may have them."""
+        return bool(_cidrs(shown)) and self._differs(shown)
+
+    async def _mend(self, show: Callable[[Shown], None]) -> None:
         while True:
             await self._to_mend.wait()
             shown = self._shown
             try:
-                mended = shown is None or await self._mended(shown)
+                mended = shown is None or await self._mended(shown, show)
             except (Conflict, NotFound):
                 mended = True  # the watch will show what there is now
             except OmnipamError:
@@ -232,18 +244,20 @@ class KubeSide:
             elif not mended:
                 await asyncio.sleep(MEND_S)
 
-    async def _mended(self, shown: Shown) -> bool:
+    async def _mended(self, shown: Shown, show: Callable[[Shown], None]) -> bool:
         """Answers whether there is nothing left to do in this version of the object."""
         if usage := self._stale_usage(shown):
             await self._api.merge_patch(f"{self._path}/status", _encode({"status": {"ipam": usage}}))
-        if not self._lacks_cidrs(shown):
+        if not self._differs(shown):
             return True
-        cidrs = self._mirrored(await self.machine())
-        if cidrs:
+        self._given = self._mirrored(await self.machine())
+        if self._given and self._differs(shown):
             version = {"resourceVersion": shown.metadata.resource_version}
-            body = {"metadata": version, "spec": {"ipam": {"podCIDRs": cidrs}}}
+            body = {"metadata": version, "spec": {"ipam": {"podCIDRs": self._given}}}
             await self._api.merge_patch(self._path, _encode(body))
-        return bool(cidrs)
+        elif self._given and shown is self._shown:
+            show(shown)  # it was held back until it was known to be right
+        return bool(self._given)
 
     @property
     def _mirrors(self) -> bool:
@@ -263,3 +277,8 @@ class KubeSide:
                 return self._form.salvaged(body, str(error))
             except Invalid as bad:
                 raise OutcomeUnknown(f"CiliumNode {self.name}: the answer cannot be read ({bad})") from error
+
+
+def _cidrs(shown: Shown) -> list[str]:
+    ipam = shown.spec.ipam if shown.spec is not None else None
+    return list((ipam.pod_cidrs if ipam is not None else None) or ())

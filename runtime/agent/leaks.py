@@ -23,6 +23,8 @@ from .selection import read_owner
 from .service import Service
 
 LONGEST_S = 300.0
+RECOVERED = "recovered"
+"""The network of reservations that were made anew from live pods, after the state was lost; the container is the pod's UID."""
 ROUTES4, ROUTES6 = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
 
 
@@ -121,9 +123,14 @@ class Leaks:
             if pod is None:
                 found.append(each)
                 continue
+            shown = {(cidr.bits, cidr.first) for cidr in pod.addresses}
+            if each.key[0] == RECOVERED:  # no release will name it: the pod is another, or its sandbox is
+                places = {given.place for given in each.given}
+                if pod.metadata.uid != each.key[1] or (shown and not shown & places):
+                    found.append(each)
+                continue
             # A pod of that name has two sandboxes on record: the one whose address it shows is alive.
             latest = newest[each.owner, each.key[0], each.key[2]]
-            shown = {(cidr.bits, cidr.first) for cidr in pod.addresses}
             if latest is not each and shown & {given.place for given in latest.given}:
                 found.append(each)
         return found

@@ -42,7 +42,7 @@ class Service:
         self._clock = clock
         self.demanded = demanded
         self._waiters: list[_Waiter] = []
-        self._deciding: dict[Key, set[Later]] = {}
+        self._deciding: dict[Key, dict[Later, str]] = {}  # with whom they are for
         self.counts = Counts()
         self.failing = False
         """Whether an attachment has waited in vain, and none has got an address since."""
@@ -67,9 +67,9 @@ class Service:
     def release(self, key: Key, owner: str | None = None) -> Later:
         """A future of the Allocation that was released, None if there was none. Raises NotYours."""
         waiters = [each for each in self._waiters if each.request.key == key]
-        for waiter in waiters:
-            if owner is not None and owner != waiter.request.owner:
-                raise NotYours(f"{'/'.join(key)} is asked for by {waiter.request.owner}, not by {owner}")
+        for asker in (*(each.request.owner for each in waiters), *self._deciding.get(key, {}).values()):
+            if owner is not None and owner != asker:
+                raise NotYours(f"{'/'.join(key)} is asked for by {asker}, not by {owner}")
         allocation = self.agent.release(key, self._clock(), owner)
         for later in list(self._deciding.pop(key, ())):
             later.cancel()
@@ -78,8 +78,9 @@ class Service:
             waiter.done.cancel()
         if allocation is None:
             return self.commits.add((), None)
-        done = self.commits.add(self.agent.drain(), allocation, partial(self.agent.undo_release, allocation))
-        self._given_back(allocation)
+        undo = partial(self.agent.undo_release, allocation, self.agent.displaced)
+        done = self.commits.add(self.agent.drain(), allocation, undo)
+        self._given_back(done, allocation)
         return done
 
     def collect(self, network: str, keep: Collection[tuple[str, str]]) -> Later:
@@ -88,15 +89,17 @@ class Service:
             each for each in self.agent.allocations if each.key[0] == network and each.key[1:] not in keep
         ]
         now = self._clock()
+        undos = []
         for each in gone:
             self.agent.release(each.key, now)
+            undos.append(partial(self.agent.undo_release, each, self.agent.displaced))
 
         def undo() -> None:
-            for each in reversed(gone):
-                self.agent.undo_release(each)
+            for each in reversed(undos):
+                each()
 
         done = self.commits.add(self.agent.drain(), gone, undo)
-        self._given_back(*gone)
+        self._given_back(done, *gone)
         return done
 
     def keep(self, key: Key) -> Later:
@@ -106,13 +109,13 @@ class Service:
             return self.commits.add((), None)
         return self.commits.add(self.agent.drain(), None, partial(self.agent.undo_keep, before))
 
-    def deciding(self, key: Key, future: Later) -> None:
+    def deciding(self, key: Key, owner: str, future: Later) -> None:
         """This future's outcome will be an allocation of the key: a release of the key cancels it."""
-        futures = self._deciding.setdefault(key, set())
-        futures.add(future)
+        futures = self._deciding.setdefault(key, {})
+        futures[future] = owner
 
         def ended(_: object) -> None:
-            futures.discard(future)
+            futures.pop(future, None)
             if not futures and self._deciding.get(key) is futures:
                 del self._deciding[key]
 
@@ -167,19 +170,26 @@ class Service:
             raise
         if not new:
             return self.commits.add((), (allocation, False))
-        self.counts.tried((want.family for want in request.wants), "success")
         done = self.commits.add(
             self.agent.drain(),
             (allocation, True),
             partial(self.agent.undo_allocate, allocation, self.agent.displaced),
         )
+        done.add_done_callback(partial(self._count, request))
         self.failing = False
         self.demanded(False)
         return done
 
-    def _given_back(self, *gone: Allocation) -> None:
-        for each in gone:
-            self.counts.released(given.family for given in each.given)
+    def _count(self, request: Request, done: Later) -> None:
+        families = (want.family for want in request.wants)
+        self.counts.tried(families, "success" if done.exception() is None else "error")
+
+    def _given_back(self, done: Later, *gone: Allocation) -> None:
+        def count(done: Later) -> None:
+            if done.exception() is None:
+                self.counts.released(given.family for each in gone for given in each.given)
+
+        done.add_done_callback(count)
         self.demanded(False)
         if self._waiters:
             self.look()

@@ -16,7 +16,7 @@ from tests.agent_process import AgentProcess
 from tests.faults.test_agent_kill import Client
 from tests.kube.admin import Admin, Json, wait_until
 from tests.kube.cluster import Cluster
-from tests.kube.operated import CILIUM_NODES, OPERATOR, add_machine, drop, operator, pod_cidrs, prepare
+from tests.kube.operated import CILIUM_NODES, OPERATOR, add_machine, operator, pod_cidrs, prepare
 from tests.kube.test_multi_pool import allocated, pool
 from tests.operator_process import OperatorProcess
 
@@ -284,6 +284,22 @@ def test_kubernetes_mode_takes_what_the_node_gets(kube: Cluster, tmp_path: Path)
         assert len(one.held()) == 12
 
 
+def test_kubernetes_mode_takes_nothing_of_another_mode(kube: Cluster, tmp_path: Path) -> None:
+    """The object shows a range of a time in cluster-pool, which another node may have."""
+    admin = kube.admin
+    add_machine(admin, "a")
+    admin.patch("/api/v1/nodes/a", {"spec": {"podCIDR": "10.77.3.0/28", "podCIDRs": ["10.77.3.0/28"]}})
+    spec = {"ipam": {"podCIDRs": ["10.10.0.0/28"]}}
+    admin.post(
+        CILIUM_NODES,
+        {"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": "a"}, "spec": spec},
+    )
+    for _ in range(2):  # the second one finds all as it should be
+        with agent(kube, tmp_path / "agent", "--ipam=kubernetes").until_ready() as one:
+            assert one.add("c1") == {"ipv4": "10.77.3.2"}
+    assert pod_cidrs(admin, "a") == ["10.77.3.0/28"]
+
+
 def test_usage_of_another_mode_is_cleared(kube: Cluster, tmp_path: Path) -> None:
     """While it is there, Cilium's operator takes the agent for one that knows no pools."""
     admin = kube.admin
@@ -334,7 +350,11 @@ def test_leaks_are_collected_and_stateful_pods_keep_theirs(
 
 def test_without_rights_it_says_which(kube: Cluster, tmp_path: Path) -> None:
     add_machine(kube.admin, "a")
-    drop(kube.admin, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/omnipam-agent")
+    role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/omnipam-agent"
+    rules = kube.admin.get(role)["rules"]
+    kept = [rule for rule in rules if "ciliumnodes" not in rule["resources"]]
+    assert kept != rules
+    kube.admin.patch(role, {"rules": kept})
     with agent(kube, tmp_path / "agent") as one:
         assert one.wait() == 2
         assert "ciliumnodes" in one.text()

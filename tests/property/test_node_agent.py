@@ -104,6 +104,7 @@ class Node(RuleBasedStateMachine):
         fails=st.booleans(),
     )
     def add(self, key: Key, pool: str, sticky: bool, owner: str, fails: bool) -> None:
+        kept = {each.id for each in self.agent.parked}
         wants = tuple(Want(family, pool) for family in self.families)
         try:
             allocation, new = self.agent.allocate(Request(key, owner, wants, sticky=sticky), self.now)
@@ -123,7 +124,8 @@ class Node(RuleBasedStateMachine):
         assert [given.family for given in allocation.given] == list(self.families)
         if fails:  # the disk refuses: as if nothing had been
             self.agent.drain()
-            self.agent.undo_allocate(allocation)
+            self.agent.undo_allocate(allocation, self.agent.displaced)
+            assert {each.id for each in self.agent.parked} == kept
             self.disk = {each.allocation.id: each for each in self.agent.stored()}
             return
         self.answered[key] = allocation
@@ -145,11 +147,13 @@ class Node(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS), fails=st.booleans())
     def delete(self, key: Key, fails: bool) -> None:
+        kept = {each.id for each in self.agent.parked}
         released = self.agent.release(key, self.now)
         assert released == self.answered.get(key)
         if released is not None and fails:
             self.agent.drain()
-            self.agent.undo_release(released)
+            self.agent.undo_release(released, self.agent.displaced)
+            assert {each.id for each in self.agent.parked} == kept
             self.disk = {each.allocation.id: each for each in self.agent.stored()}
             return
         self.answered.pop(key, None)
