@@ -49,8 +49,8 @@ def obstacles(snapshot: Snapshot, spec: PoolSpec, index: Overlaps, now: float) -
         yield _obstacle(
             "TakeoverKept",
             tuple(f"CIDR/{kept.cidr}" for kept in bereft),
-            "blocks stay with nodes whose CiliumNode is missing; Cilium's operator would grant them to others",
-            "restart the agents of those nodes, so that their CiliumNodes come back",
+            "blocks stay with nodes whose CiliumNode is missing or shows another; Cilium's operator would grant them to others",
+            "restart the agents of those nodes so that their CiliumNodes come back, or put the blocks back into podCIDRs",
         )
     wide = [
         each.cidr for each in spec.ranges if each.cidr.family == "ipv6" and each.mask - each.cidr.length > 16

@@ -31,6 +31,16 @@ def standing(records: Iterable[Record], space: Space) -> list[Finding]:
                     "if no pod of it uses those addresses, delete the node's object and its Node to give them back",
                 )
             )
+        for cidr in record.holdings():
+            if space.excess(cidr) and space.touches(cidr) and (cidr in record.foreign or not record.writable):
+                found.append(
+                    Finding(
+                        "RangeTooWide",
+                        (f"CIDR/{cidr}", f"CiliumNode/{record.name}"),
+                        f"node {record.name} shows {cidr}, wider than any block: all that it covers of the pool is given to nobody",
+                        "take it out of spec.ipam.podCIDRs, or replace the node",
+                    )
+                )
         for cidr in record.foreign:
             replaced = cidr.family in record.replaced() and list(map(str, record.of(cidr.family)))
             objects = (f"CIDR/{cidr}", f"CiliumNode/{record.name}")
@@ -43,7 +53,7 @@ def standing(records: Iterable[Record], space: Space) -> list[Finding]:
                         "put the granted one back into spec.ipam.podCIDRs, or replace the node",
                     )
                 )
-            elif not space.inside(cidr):
+            elif not space.touches(cidr):
                 found.append(
                     Finding(
                         "OutsidePool",

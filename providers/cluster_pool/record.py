@@ -171,7 +171,9 @@ def _foreign_problems(record: Record, families: tuple[Family, ...], space: Space
                 Problem(
                     "OutsidePool",
                     f"allocator not configured for the requested CIDR {cidr}",
-                    f"the node keeps it; replace the node, or add the range to cluster-pool-{family}-cidr",
+                    "the node keeps it, and what it covers of the pool is given to nobody: take it out of spec.ipam.podCIDRs"
+                    if space.touches(cidr)
+                    else f"the node keeps it; replace the node, or add the range to cluster-pool-{family}-cidr",
                 )
                 for cidr in foreign
                 if not space.inside(cidr)

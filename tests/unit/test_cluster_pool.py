@@ -884,6 +884,20 @@ def test_what_its_own_agent_gave_up_takes_nothing_from_anybody() -> None:
     assert operator.has("a") == []
 
 
+@pytest.mark.parametrize("frozen", [None, *FROZEN])
+def test_a_range_around_the_pool_is_said_to_occupy_it(frozen: str | None) -> None:
+    operator = Operator("10.1.0.0/16 24")
+    operator.store.add("typo", blocks=[parse("10.0.0.0/8")])
+    if frozen:
+        operator.store.change("typo", **FROZEN[frozen])  # type: ignore[arg-type]  # test shorthand
+    operator.add("a")
+    assert operator.has("a") == []
+    (found,) = [each for each in operator.allocator.findings() if each.reason == "RangeTooWide"]
+    assert found.objects == ("CIDR/10.0.0.0/8", "CiliumNode/typo")
+    if frozen is None:
+        assert "take it out of spec.ipam.podCIDRs" in operator.error("typo")
+
+
 def test_a_wide_claim_over_a_drained_range_moves_nobody() -> None:
     operator = Operator("10.1.0.0/16 24")
     operator.store.add("typo")
