@@ -247,7 +247,7 @@ class Turns:
     async def _write_kept(self, kept: tuple[Kept, ...]) -> None:
         try:
             await self._store.keep(kept)
-            self._kept, self._keep_delay = kept, KEEP_RETRY_S[0]
+            self._kept, self._keep_delay, self.unwritten.kept = kept, KEEP_RETRY_S[0], ""
         except LostLease as error:
             self._broken = error
         except OmnipamError as error:
@@ -256,6 +256,8 @@ class Turns:
                 why=str(error),
                 again_in_s=self._keep_delay,
             )
+            self.unwritten.kept = str(error)
+            self._found()
             await asyncio.sleep(self._keep_delay)
             self._keep_delay = min(KEEP_RETRY_S[1], 2 * self._keep_delay)
         finally:

@@ -6,6 +6,7 @@ from omnipam.core.drive import Drive
 from omnipam.core.values import Finding, Problem
 
 NOT_WRITTEN = "GrantNotWritten"
+STATE_NOT_WRITTEN = "StateNotWritten"
 TRIES = 3
 """So many may fail before it is more than a moment's trouble."""
 NAMED = 10
@@ -19,6 +20,8 @@ class Unwritten:
     def __init__(self, drive: Drive) -> None:
         self._drive = drive
         self._why: dict[str, str] = {}
+        self.kept = ""
+        """Why what must outlive us could not be written; empty while it can."""
 
     def failed(self, name: str, why: str) -> Problem | None:
         """A try failed. Answers the node's problem when it has been one too many, once."""
@@ -48,15 +51,21 @@ class Unwritten:
 
     def findings(self) -> tuple[Finding, ...]:
         """One for all of them, so that a missing right is one."""
+        found: tuple[Finding, ...] = ()
+        if self.kept:
+            text, hint = _parted(self.kept)
+            lost = "a restart would forget what is kept from being granted"
+            found = (Finding(STATE_NOT_WRITTEN, (), f"{lost}, for it cannot be written: {text}", hint),)
         standing = self.standing()
         if not standing:
-            return ()
+            return found
         text, hint = _parted(next(iter(standing.values())))
         names = list(standing)[:NAMED]
         how_many = "the grant of 1 node" if len(standing) == 1 else f"the grants of {len(standing)} nodes"
         more = " and others" if len(standing) > NAMED else ""
         objects = tuple(f"CiliumNode/{name}" for name in names)
         return (
+            *found,
             Finding(
                 NOT_WRITTEN,
                 objects,

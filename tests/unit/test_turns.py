@@ -452,8 +452,12 @@ async def test_what_is_kept_is_written_again_until_it_is_there_the_newest_only(
         await world.until(lambda: len(world.served()) == 3)
         for name in "abc":
             world.memory.remove(name)
+        await world.until(lambda: world.turns.unwritten.findings())
+        (finding,) = world.turns.unwritten.findings()
+        assert (finding.reason, "away" in finding.text) == ("StateNotWritten", True)
         await world.until(lambda: world.kept and len(world.kept[-1]) == 3)
         assert len(world.said("what is kept from being granted could not be written")) == 3
+        assert world.turns.unwritten.findings() == ()
         before = len(world.kept)
         for _ in range(20):
             world.deliver()
