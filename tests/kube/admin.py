@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 Json = dict[str, Any]
 """A decoded object; tests reach into it by key."""
 
+TOO_EARLY = 429  # "storage is (re)initializing": the definition was made a moment ago; nothing was done
+BUSY_S, PATIENCE_S = 0.1, 10.0
 MERGE_PATCH = "application/merge-patch+json"
 IDLE_S = 30.0
 """A connection that lay idle for longer is not used again: the server closes such (after 90 s), and a write must not meet that."""
@@ -86,6 +88,7 @@ class Admin:
         """Like `request`, and return the answer's bytes."""
         data = None if body is None else json.dumps(body).encode()
         headers = self._headers if data is None else self._headers | {"Content-Type": content_type}
+        until = time.monotonic() + PATIENCE_S
         while True:
             idle = self._kept()
             kept, connection = idle is not None, idle or self._connection()
@@ -101,6 +104,9 @@ class Admin:
                     raise
                 raise ConnectionError(f"{method} {path}: {error!r}") from error
             self._idle.append((time.monotonic(), connection))
+            if answer.status == TOO_EARLY and time.monotonic() < until:
+                time.sleep(BUSY_S)
+                continue
             if answer.status >= 400:
                 raise ApiError(f"{method} {path}", answer.status, content)
             return content
