@@ -120,6 +120,27 @@ def test_a_replica_takes_over_at_once_when_the_leader_is_asked_to_end(kube: Clus
             assert two.metrics()["omnipam_leading"] == 1
 
 
+def test_a_lease_that_a_hand_deletes_makes_no_second_leader(kube: Cluster, tmp_path: Path) -> None:
+    """Whoever took it at once would lead beside the old leader until that one looks; here the old one makes it anew."""
+    slow, often = "--leader-election-retry-period=1500ms", "--leader-election-retry-period=200ms"
+    with operator(kube, tmp_path, *FLAGS, slow, name="one") as one:
+        one.until_leading()
+        with operator(kube, tmp_path, *FLAGS, often, name="two") as two, Witness(kube) as witness:
+            two.until_said("standing by")
+            for round_ in range(3):
+                kube.admin.delete(LEASE)
+                add(kube.admin, f"n{round_}")
+                two.until(lambda: lease(kube.admin), "the Lease is there again")
+                seen = kube.requests("leases", "GET")
+                two.until(
+                    lambda seen=seen: kube.requests("leases", "GET") > seen + 2, "and has been looked at"
+                )
+            two.until(lambda: all(all_cidrs(kube.admin).values()), "all granted")
+            assert one.running
+            assert not two.lines("leading")
+            assert witness.conflicts == []
+
+
 def test_a_replica_takes_over_when_the_leader_is_killed(kube: Cluster, tmp_path: Path) -> None:
     with operator(kube, tmp_path, *FLAGS, name="one") as one:
         one.until_leading()
