@@ -39,8 +39,8 @@ class KubernetesMode:
     """`omnipam.core.allocator.Allocator` for `Node.spec.podCIDRs`.
 
     What a node uses is what its object shows, else what its machine says, once that has a CIDR of every enabled family. Of two
-    nodes whose CIDRs overlap, one that shows its own (or was granted it) keeps it, since its pods run; of others, the younger
-    is granted nothing.
+    nodes whose CIDRs of an enabled family overlap, one that shows its own (or did, or was granted it) keeps it, since its pods
+    run; of others, the younger is granted nothing. All that decides is in the nodes and in `kept`, so a restart decides the same.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -51,10 +51,13 @@ class KubernetesMode:
         self._index = Overlaps()
         self._stale: set[str] = set()
         self._graces: list[tuple[float, str]] = []
-        self._graced: set[str] = set()
+        self._graced: dict[str, float] = {}
         self._late: set[str] = set()
-        self._granted: set[str] = set()
         self._unserved: set[str] = set()
+        # Granted: it may be written any moment, and is not shown yet. Lost: of what its machine says, what it had and shows no more.
+        self._granted: set[str] = set()
+        self._lost: dict[str, tuple[Cidr, ...]] = {}
+        self._kept: tuple[Kept, ...] | None = ()  # as last answered; None: what is lost changed since
         self._restored = False
 
     def restore(
@@ -62,6 +65,10 @@ class KubernetesMode:
     ) -> None:
         for node in sorted(nodes, key=lambda node: (node.created, node.name)):
             self.seen(node, now)
+        for each in kept:
+            owner = self._nodes.get(each.owner)
+            if owner is not None and not self._shown(owner) and each.cidr in self._enabled(_wanted(owner)):
+                self._lose(owner.name, {*self._lost.get(owner.name, ()), each.cidr})
         self._restored = True
         self._stale.update(self._nodes)
 
@@ -72,15 +79,19 @@ class KubernetesMode:
         uses = _uses(node)
         if before is None or uses != self._uses[name]:
             self._record(name, uses)
-        if not self._is_complete(uses):
-            until = node.created + self._grace_s
-            if until <= now:
-                self._late.add(name)
-            elif name not in self._graced:
-                self._graced.add(name)
-                heapq.heappush(self._graces, (until, name))
-        else:
+        elif _rank(node) != _rank(before):
+            self._stale.update(owner for owner, _, _ in self._overlaps(name))
+        self._remember(node, before)
+        until = node.created + self._grace_s
+        if self._is_complete(uses):
             self._late.discard(name)
+        elif until <= now:
+            self._late.add(name)
+        else:  # perhaps late before: a fresh object of an old machine has a grace time of its own
+            self._late.discard(name)
+            if until < self._graced.get(name, until + 1.0):
+                self._graced[name] = until
+                heapq.heappush(self._graces, (until, name))
         self._stale.add(name)
 
     def gone(self, name: str, now: float) -> None:
@@ -89,14 +100,16 @@ class KubernetesMode:
             del self._uses[name]
         for names in (self._stale, self._late, self._unserved, self._granted):
             names.discard(name)
+        self._lose(name, ())
 
     def pools(self, specs: Iterable[PoolSpec], now: float) -> None:
         """There are none: the ranges are kube-controller-manager's."""
 
     def due(self, now: float) -> list[str]:
         while self._graces and self._graces[0][0] <= now:
-            _, name = heapq.heappop(self._graces)
-            self._graced.discard(name)
+            until, name = heapq.heappop(self._graces)
+            if self._graced.get(name) == until:
+                del self._graced[name]
             if name in self._nodes and not self._is_complete(self._uses[name]):
                 self.seen(self._nodes[name], now)  # late, unless it is another node of that name by now
         return []
@@ -123,8 +136,10 @@ class KubernetesMode:
             (self._unserved.add if grant.problems else self._unserved.discard)(name)
             if not grant.shown_by(self._nodes[name].holds):
                 found.append(name)
-                if grant.blocks and name not in self._granted and self._nodes[name].present:
-                    self._granted.add(name)  # from now on it may be written any moment
+                node = self._nodes[name]
+                may_be_written = node.present and not node.ignored and not node.holds.blocks
+                if grant.blocks and may_be_written and name not in self._granted:
+                    self._granted.add(name)
                     self._stale.update(owner for owner, _, _ in self._overlaps(name))
         return found
 
@@ -158,7 +173,11 @@ class KubernetesMode:
         return self._nodes.get(name)
 
     def kept(self) -> tuple[Kept, ...]:
-        return ()
+        if self._kept is None:
+            self._kept = tuple(
+                sorted(Kept(DEFAULT_POOL, cidr, name) for name, lost in self._lost.items() for cidr in lost)
+            )
+        return self._kept
 
     def findings(self) -> tuple[Finding, ...]:
         found: set[Finding] = set()
@@ -196,13 +215,34 @@ class KubernetesMode:
 
     def _record(self, name: str, uses: tuple[Cidr, ...]) -> None:
         """Brings the index up to date, and looks again at the nodes that this one began or ceased to overlap."""
-        for cidr in self._uses.get(name, ()):
+        for cidr in self._enabled(self._uses.get(name, ())):
             self._index.remove(name, cidr)
             self._stale.update(owner for owner, _ in self._index.overlapping(cidr))
-        for cidr in uses:
+        for cidr in self._enabled(uses):
             self._stale.update(owner for owner, _ in self._index.overlapping(cidr))
             self._index.add(name, cidr)
         self._uses[name] = uses
+
+    def _remember(self, node: Node, before: Node | None) -> None:
+        """Keeps for a node what it had and shows no more: its pods run, and an older state of it must do no harm."""
+        name, wanted = node.name, self._enabled(_wanted(node))
+        had = set(self._lost.get(name, ()) if before is None else self._lost.get(name, self._shown(before)))
+        if name in self._granted and not node.present:
+            had = wanted  # it may have been written before the object vanished
+        if node.holds.blocks or node.ignored or not node.present:
+            self._granted.discard(name)
+        self._lose(name, () if self._shown(node) else had & wanted)
+
+    def _lose(self, name: str, lost: Iterable[Cidr]) -> None:
+        after = tuple(sorted(lost))
+        if after != self._lost.get(name, ()):
+            self._kept = None
+            self._lost.pop(name, None)
+            if after:
+                self._lost[name] = after
+
+    def _shown(self, node: Node) -> tuple[Cidr, ...]:
+        return tuple(block.cidr for block in node.holds.blocks if block.cidr.family in self.families)
 
     def _enabled(self, cidrs: Iterable[Cidr]) -> set[Cidr]:
         return {cidr for cidr in cidrs if cidr.family in self.families}
@@ -213,17 +253,17 @@ class KubernetesMode:
     def _goes_before(self, name: str, node: Node) -> bool:
         """Whether the other node of that name keeps what both use, while `node` shows nothing."""
         other = self._nodes[name]
-        if other.holds.blocks:
+        if self._shown(other):
             return True
-        if node.name in self._granted:
+        if node.name in self._granted or node.name in self._lost:
             return False
-        return name in self._granted or _older(other, node)
+        return name in self._granted or name in self._lost or _older(other, node)
 
     def _overlaps(self, name: str) -> list[tuple[str, Cidr, Cidr]]:
-        """(other node, its CIDR, ours), sorted."""
+        """(other node, its CIDR, ours), sorted; of the enabled families, since nobody uses others."""
         return sorted(
             (owner, theirs, ours)
-            for ours in self._uses[name]
+            for ours in self._enabled(self._uses[name])
             for owner, theirs in self._index.overlapping(ours, but=name)
         )
 
@@ -266,6 +306,11 @@ def _uses(node: Node) -> tuple[Cidr, ...]:
 
 def _wanted(node: Node) -> tuple[Cidr, ...]:
     return tuple(sorted(node.facts.pod_cidrs))
+
+
+def _rank(node: Node) -> tuple[object, ...]:
+    """What decides between this node and those that overlap it, beside the CIDRs."""
+    return node.created, node.present, node.ignored, node.holds.blocks
 
 
 def _older(one: Node, other: Node) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from omnipam.core.allocator import Settings
 from omnipam.core.cidr import parse
 from omnipam.core.values import Facts
@@ -22,3 +24,7 @@ class TestKubernetes(AllocatorContract):
 
 
 TestKubernetesUnderFaults = allocator_machine(SUBJECT, examples=40).TestCase
+
+# Two machines each were given the same range: one of them may have it, and whose pods may run with it keeps it.
+SHARED = replace(SUBJECT, facts=lambda number: Facts(pod_cidrs=(parse(f"10.1.{number // 2}.0/24"),)))
+TestKubernetesWithSharedRangesUnderFaults = allocator_machine(SHARED, examples=100).TestCase

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from omnipam.core.allocator import Settings
 from omnipam.core.blocking import VirtualClock, run
@@ -25,7 +27,7 @@ class Operator:
     def restart(self) -> None:
         self.allocator = KubernetesMode(self.settings)
         self.drive = Drive(self.allocator)
-        self.allocator.restore(self.store.nodes(), (), (), self.clock.now())
+        self.allocator.restore(self.store.nodes(), (), self.store.kept, self.clock.now())
         self.store.skip()
         self.turn()
 
@@ -47,6 +49,21 @@ class Operator:
     def machine(self, name: str, *cidrs: str) -> None:
         self.store.add_machine(name, facts=Facts(pod_cidrs=tuple(map(parse, cidrs))))
         self.turn()
+
+    def restarted(self) -> KubernetesMode:
+        """What one that starts now would decide."""
+        fresh = KubernetesMode(self.settings)
+        fresh.restore(self.store.nodes(), (), self.allocator.kept(), self.clock.now())
+        fresh.stale()
+        return fresh
+
+    def assert_a_restart_decides_the_same(self) -> None:
+        fresh = self.restarted()
+        for node in self.store.nodes():
+            assert self.allocator.grant(node.name) == fresh.grant(node.name)
+        assert self.allocator.kept() == fresh.kept()
+        assert self.allocator.findings() == fresh.findings()
+        assert self.allocator.capacity() == fresh.capacity()
 
     def has(self, name: str) -> list[str]:
         return [str(block.cidr) for block in self.store.objects[name].holds.blocks]
@@ -238,3 +255,153 @@ def test_only_the_nodes_concerned_are_looked_at_again() -> None:
     operator.store.add("late", facts=Facts(pod_cidrs=(parse("10.1.7.0/25"),)))
     operator.store.deliver(operator.drive)
     assert operator.allocator.stale() == ["late", "n7"]
+
+
+@pytest.mark.parametrize("first", ["aa", "bb"])
+def test_two_nodes_never_wait_for_each_other(first: str) -> None:
+    """With its object a node is as old as that: who goes first changes, and the other must hear of it."""
+    operator = Operator()
+    second = "bb" if first == "aa" else "aa"
+    for name in ("aa", "bb"):
+        operator.clock.sleep(1.0)
+        operator.machine(name, "10.0.0.0/24")
+    operator.add(first, "10.0.0.0/24")
+    operator.assert_a_restart_decides_the_same()
+    operator.add(second, "10.0.0.0/24")
+    assert [operator.has(first), operator.has(second)].count(["10.0.0.0/24"]) == 1
+    assert operator.has("bb") == (["10.0.0.0/24"] if first == "bb" else [])
+    operator.assert_a_restart_decides_the_same()
+
+
+def test_a_node_that_shows_a_shared_range_no_more_lets_the_next_one_know() -> None:
+    operator = Operator()
+    operator.add("old", "10.1.0.0/24")
+    operator.add("young", "10.2.0.0/24", shows=("10.1.0.0/24",))
+    operator.store.change("old", blocks=())
+    operator.turn()
+    assert operator.has("old") == [], "young shows it"
+    operator.store.change("young", blocks=())
+    operator.turn()
+    assert (operator.has("old"), operator.has("young")) == (["10.1.0.0/24"], ["10.2.0.0/24"])
+
+
+def test_what_a_vanished_object_had_stays_its_nodes_across_a_restart() -> None:
+    operator = Operator()
+    operator.add("old")
+    operator.add("young", "10.1.0.0/24")
+    operator.machine("old", "10.1.0.0/24")
+    operator.store.remove_object("young")
+    operator.turn()
+    for _ in range(2):
+        assert operator.has("old") == [], "young's pods run"
+        assert [(kept.owner, str(kept.cidr)) for kept in operator.allocator.kept()] == [
+            ("young", "10.1.0.0/24")
+        ]
+        operator.assert_a_restart_decides_the_same()
+        operator.store.kept = operator.allocator.kept()
+        operator.restart()
+    operator.add("young", "10.1.0.0/24")
+    assert operator.has("young") == ["10.1.0.0/24"]
+    assert operator.allocator.kept() == ()
+
+
+def test_an_ignored_node_whose_grant_is_never_written_does_not_go_before_an_older_one() -> None:
+    operator = Operator()
+    operator.add("old")
+    operator.add("young")
+    operator.store.change("young", ignored=True)
+    operator.machine("young", "10.1.0.0/24")
+    operator.machine("old", "10.1.0.0/24")
+    assert (operator.has("old"), operator.has("young")) == (["10.1.0.0/24"], [])
+    operator.assert_a_restart_decides_the_same()
+
+
+@pytest.mark.parametrize("shows", [(), ("fd00::/64",)])
+def test_a_range_of_a_family_that_is_not_enabled_denies_nobody(shows: tuple[str, ...]) -> None:
+    operator = Operator("ipv4")
+    operator.add("a", "10.0.0.0/24", "fd00::/64", shows=shows)
+    operator.add("b", "10.0.1.0/24", "fd00::/64")
+    assert operator.has("b") == ["10.0.1.0/24"]
+    assert operator.reasons("a") == operator.reasons("b") == []
+    assert operator.error("a") == operator.error("b") == ""
+    assert ("CIDRsOverlap", ("Node/a", "Node/b")) not in operator.found()
+    assert operator.allocator.capacity().unserved == 0
+
+
+def test_an_enabled_family_is_not_shown_by_a_range_of_another() -> None:
+    operator = Operator("ipv4")
+    operator.add("old")
+    operator.add("young", "10.0.0.0/24", shows=("fd00::/64",))
+    operator.machine("old", "10.0.0.0/24")
+    assert operator.has("old") == ["10.0.0.0/24"]
+
+
+def test_a_fresh_object_of_an_old_machine_has_its_own_grace_time() -> None:
+    operator = Operator(grace_s=60.0)
+    operator.machine("a")
+    operator.turn(61.0)
+    assert operator.reasons("a") == ["NoPodCIDR"]
+    assert operator.allocator.capacity().unserved == 1
+    operator.add("a")
+    assert operator.reasons("a") == []
+    assert operator.error("a") == ""
+    assert operator.allocator.capacity().unserved == 0
+    operator.turn(61.0)
+    assert operator.reasons("a") == ["NoPodCIDR"]
+    assert operator.allocator.capacity().unserved == 1
+
+
+def test_a_node_that_grows_older_with_its_object_gone_is_late_in_time() -> None:
+    operator = Operator(grace_s=60.0)
+    operator.machine("a")
+    operator.clock.sleep(30.0)
+    operator.store.add("a")
+    operator.restart()
+    operator.store.remove_object("a")
+    operator.turn(31.0)
+    assert operator.reasons("a") == ["NoPodCIDR"]
+    assert operator.allocator.capacity().unserved == 1
+
+
+NAMES = st.sampled_from(["aa", "bb", "cc"])
+RANGES = st.sampled_from(["10.0.0.0/24", "10.0.0.0/24", "10.0.0.0/16", "10.0.1.0/24"])
+EVENTS = st.one_of(
+    st.tuples(st.sampled_from(["machine", "shows"]), NAMES, st.none() | RANGES),
+    st.tuples(
+        st.sampled_from(["object", "object goes", "machine goes", "ignored", "wait"]), NAMES, st.none()
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(machines=st.lists(RANGES, min_size=3, max_size=3), events=st.lists(EVENTS, min_size=4, max_size=14))
+def test_a_restart_decides_what_the_running_one_did(
+    machines: list[str], events: list[tuple[str, str, str | None]]
+) -> None:
+    """Whatever came before, with every write done: who has what, who waits for whom, and who is late."""
+    operator = Operator("ipv4", grace_s=20.0)
+    store = operator.store
+    born = [("machine", name, cidr) for name, cidr in zip(("aa", "bb", "cc"), machines, strict=True)]
+    for event, name, cidr in [*born, *events]:
+        cidrs = [] if cidr is None else [parse(cidr)]
+        there = store.objects.get(name)
+        operator.clock.sleep(1.0)
+        match event:
+            case "machine":
+                store.add_machine(name, facts=Facts(pod_cidrs=(*cidrs, parse("fd00::/64"))))
+            case "object":
+                store.add(name, machine=False)
+            case "shows" if there is not None:
+                store.change(name, blocks=cidrs)
+            case "ignored" if there is not None:
+                store.change(name, ignored=not there.ignored)
+            case "object goes":
+                store.remove_object(name)
+            case "machine goes":
+                store.remove_machine(name)
+            case "wait":
+                operator.clock.sleep(15.0)
+        operator.turn()
+        operator.assert_a_restart_decides_the_same()
+        for node in store.objects.values():
+            assert node.ignored or operator.allocator.grant(node.name).shown_by(node.holds)
