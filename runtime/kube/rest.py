@@ -34,6 +34,9 @@ METADATA_OBJECT = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
 METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
 RENEW_AGAIN_S = 5.0  # a failing plugin is not started by every request
 UNBUFFERED = 1  # bytes aiohttp may hold before it stops reading: what comes next then waits in the kernel
+CLOSING_TURNS = (
+    3  # of the loop, in which connections that were closed end; one that ended before would leave them open
+)
 CONNECT_SHARE = 0.8  # of a request's time is for connecting: what ends there was surely not sent
 
 
@@ -102,6 +105,8 @@ class Api:
     ) -> None:
         for session in (*self._sessions, *self._retired):
             await session.close()
+        for _ in range(CLOSING_TURNS):
+            await asyncio.sleep(0)
 
     async def request(
         self,
