@@ -179,11 +179,18 @@ class Api:
             timeout,
             read_bufsize=UNBUFFERED if gather_s else None,
         )
+        transport = response.connection.transport if response.connection is not None else None
         try:
             if response.status != 200:
                 raise await self._refused("GET", path, response)
-            async with aclosing(self._chunks(path, response, gather_s)) as chunks:
-                yield chunks
+            try:
+                async with aclosing(self._chunks(path, response, gather_s)) as chunks:
+                    yield chunks
+            except BaseException:
+                # aiohttp has let go of a broken one, and closing does nothing to TLS whose peer ended while we did not read.
+                if transport is not None:
+                    transport.abort()
+                raise
         finally:
             # Nobody waits for the rest; closing TLS politely would take a round trip, and outlive a loop that ends here.
             if response.connection is not None and response.connection.transport is not None:
