@@ -31,7 +31,7 @@ class Claims(Contest[Record]):
         return self.space
 
     def regained(self, record: Record, cidr: Cidr) -> None:
-        if cidr in record.node.agent.released or any(own in record.fresh for own in record.of(cidr.family)):
+        if cidr in record.node.agent.released or record.has_fresh(cidr.family):
             record.leaving += (cidr,)
         else:
             self._file(record, cidr)
@@ -48,8 +48,9 @@ class Claims(Contest[Record]):
         if record.apart():
             self.yield_unshown(record)
         for cidr in [cidr for cidr in record.leaving if cidr in shown]:
-            served = any(own in record.fresh for own in record.of(cidr.family))
-            if cidr not in node.agent.released and not served:  # the agent has taken its word back
+            if cidr not in node.agent.released and not record.has_fresh(
+                cidr.family
+            ):  # the agent has taken its word back
                 record.leaving = tuple(other for other in record.leaving if other != cidr)
                 self._file(record, cidr)
         for cidr in shown:

@@ -63,6 +63,10 @@ class Record(Claimant):
         """Its own blocks of a family."""
         return [cidr for cidr in self.blocks if cidr.family == family]
 
+    def has_fresh(self, family: Family) -> bool:
+        """Whether a block of the family was taken for it that no object has shown."""
+        return any(cidr in self.fresh for cidr in self.of(family))
+
     def replaced(self) -> set[Family]:
         """Families of which its object shows a range that is not its own, and none that is."""
         own = {cidr.family for cidr in self.blocks if not self.is_unshown(cidr)}

@@ -27,34 +27,23 @@ def orphaned(record: Record, pools: Pools) -> list[Problem]:
             orphans.setdefault(pool, []).append(cidr)
     found = []
     for pool, cidrs in sorted(orphans.items()):
-        more = len(cidrs) - NAMED
         if pool in pools:
-            found += [
-                Problem(
-                    "RangeDrained",
-                    f"unable to reuse from pool {pool}: cidr {cidr} is not part of the requested pool",
-                    DRAINS,
-                )
-                for cidr in cidrs[:NAMED]
-            ]
-            if more > 0:
-                found.append(
-                    Problem("RangeDrained", f"unable to reuse from pool {pool}: {more} cidrs more", DRAINS)
-                )
-            continue
-        hint = f"make the pool again to keep it, or see its events if it is there, else {DRAINS}"
-        found += [
-            Problem(
-                "PoolDrained",
-                f"unable to find pool {pool}, prefix {cidr} is still allocated to the node but is marked as orphan",
-                hint,
+            reason, hint = "RangeDrained", DRAINS
+            where, one = f"unable to reuse from pool {pool}:", "is not part of the requested pool"
+            listed = [f"{where} cidr {cidr} {one}" for cidr in cidrs[:NAMED]]
+            rest = f"{where} {len(cidrs) - NAMED} cidrs more"
+        else:
+            reason = "PoolDrained"
+            hint = f"make the pool again to keep it, or see its events if it is there, else {DRAINS}"
+            where, one = (
+                f"unable to find pool {pool},",
+                "is still allocated to the node but is marked as orphan",
             )
-            for cidr in cidrs[:NAMED]
-        ]
-        if more > 0:
-            found.append(
-                Problem("PoolDrained", f"unable to find pool {pool}, {more} prefixes more are orphans", hint)
-            )
+            listed = [f"{where} prefix {cidr} {one}" for cidr in cidrs[:NAMED]]
+            rest = f"{where} {len(cidrs) - NAMED} prefixes more are orphans"
+        if len(cidrs) > NAMED:
+            listed.append(rest)
+        found += [Problem(reason, text, hint) for text in listed]
     return found
 
 

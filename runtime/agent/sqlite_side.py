@@ -152,7 +152,7 @@ class SqliteSide:
             spec.name: frozenset(
                 family for family in FAMILIES if any(each.cidr.family == family for each in spec.ranges)
             )
-            for spec in self._there().pool_states()
+            for spec in self._there().pools()
         }
 
     def _open(self) -> None:

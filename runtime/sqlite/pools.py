@@ -35,8 +35,6 @@ class PoolTables(File):
                 states.append(PoolSpec(name, max_blocks=0, unreadable=(problem,)))
         return tuple(states)
 
-    pool_states = pools
-
     def add_pool(self, spec: PoolSpec) -> None:
         """Adds a pool. Raises Invalid if there is one of that name."""
         if not spec.name:

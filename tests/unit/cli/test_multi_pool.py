@@ -21,7 +21,7 @@ def serve(console: Console) -> None:
     clock = VirtualClock(time.time())
     with console.store() as store:
         store.record("multi-pool", ())
-        allocator.restore(store.nodes(), store.pool_states(), store.kept(), clock.now())
+        allocator.restore(store.nodes(), store.pools(), store.kept(), clock.now())
         run(Drive(allocator), _Port(store), clock)
         lead(store, alive=True)
 

@@ -44,7 +44,7 @@ def test_demand_and_limits_are_kept(url: str) -> None:
         assert (added.demand, added.default_pool, added.limits) == (ASKED, "mars", (("mars", 2),))
         store.add_pool(MARS)
         assert store.pools() == (MARS,)
-        assert store.pool_states() == (MARS,)
+        assert store.pools() == (MARS,)
 
 
 def test_an_agent_asks_and_gives_up(url: str) -> None:
@@ -80,7 +80,7 @@ def test_a_row_that_is_no_pool_says_so_itself(url: str) -> None:
         store.add_pool(MARS)
         with store.writing() as db:
             db.execute("INSERT INTO pools VALUES ('bad', '{')")
-        bad, mars = store.pool_states()
+        bad, mars = store.pools()
         assert (bad.name, mars) == ("bad", MARS)
         assert bad.unreadable[0].hint
 
