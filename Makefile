@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+ROUNDS ?= 5
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint bench kube soak lock clean
@@ -39,8 +40,8 @@ bench: $(READY) ## the tables of speed, each figure over a floor of the same run
 kube: $(READY) ## a local Kubernetes API server to try things on; prints the KUBECONFIG to export
 	@exec $(BIN)/python -m tests.kube.apiserver
 
-soak: $(READY) ## long runs of faults
-	OMNIPAM_SOAK=1 $(BIN)/pytest -m soak -n 0
+soak: $(READY) ## long runs of faults (ROUNDS=n for longer ones)
+	OMNIPAM_SOAK=$(ROUNDS) $(BIN)/pytest -m soak -n 0
 
 lock: $(READY) ## newer versions of all dependencies
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes --quiet --upgrade --no-annotate --no-header --output-file requirements.lock

@@ -49,18 +49,27 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 def usage(spec: PoolSpec, nodes: Iterable[Node], kept: Iterable[Kept], now: float) -> Usage:
-    """Counts what nodes' objects show, and what is kept. Raises Invalid where a mask does not fit its range."""
+    """Counts what nodes' objects show, and what is kept: what touches a range takes from it, under whatever pool's name.
+
+    Raises Invalid where a mask does not fit its range.
+    """
     ledgers = [Ledger(each.cidr, each.mask, spec.reserved, each.wider) for each in spec.ranges]
     held: set[tuple[Cidr, str]] = set()
     names: set[str] = set()
+    named: set[Cidr] = set()  # those that go by this pool's name
     for node in nodes:
         names.add(node.name)
-        held.update((block.cidr, node.name) for block in node.holds.blocks if block.pool == spec.name)
+        for block in node.holds.blocks:
+            if block.pool == spec.name:
+                named.add(block.cidr)
+            elif not any(each.cidr.overlaps(block.cidr) for each in spec.ranges):
+                continue
+            held.add((block.cidr, node.name))
     for entry in kept:
-        if entry.pool != spec.name:
-            continue
         if entry.owner in names:
             held.add((entry.cidr, entry.owner))
+            if entry.pool == spec.name:
+                named.add(entry.cidr)
         elif not entry.owner and entry.until > now:
             for ledger in ledgers:
                 ledger.hold_back(entry.cidr)
@@ -69,7 +78,7 @@ def usage(spec: PoolSpec, nodes: Iterable[Node], kept: Iterable[Kept], now: floa
         for ledger in ledgers:
             if ledger.cidr.overlaps(cidr):
                 ledger.force(owner, cidr)
-        if not any(ledger.cidr.contains(cidr) for ledger in ledgers):
+        if cidr in named and not any(ledger.cidr.contains(cidr) for ledger in ledgers):
             outside.append((cidr, owner))
     return Usage(
         spec.name,

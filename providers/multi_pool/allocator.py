@@ -27,12 +27,14 @@ from ..findings import moved
 from ..overlap import Overlap
 from . import demand
 from .claims import Claims, is_same
-from .findings import capacities, is_notable, orphaned, reserved_elsewhere, standing
+from .findings import all_reserved, capacities, is_notable, orphaned, reserved_elsewhere, standing
 from .judge import judge
 from .record import Need, Record, distinct, usable
 
 PREFACE = "ipam-multi-pool-sync allocation failed: "
 """What Cilium puts before its errors (1.17 did not yet)."""
+MIGRATION_FAILED = "migration to multi-pool IPAM failed: "
+"""What it puts before those of a node whose `podCIDRs` it could not take over: then that is all its status says."""
 
 
 class MultiPool:
@@ -273,7 +275,15 @@ class MultiPool:
         notable = [self._records[name] for name in sorted(self._notable)]
         elsewhere = reserved_elsewhere(self._pools.specs.values())
         return tuple(
-            sorted([*self._overlap.found, *self._refused, *elsewhere, *standing(notable, self._pools)])
+            sorted(
+                [
+                    *self._overlap.found,
+                    *self._refused,
+                    *elsewhere,
+                    *all_reserved(self._pools),
+                    *standing(notable, self._pools),
+                ]
+            )
         )
 
     def capacity(self) -> Capacity:
@@ -307,7 +317,8 @@ class MultiPool:
             if not is_same(granted, holds.blocks):
                 blocks = tuple(sorted(granted, key=lambda block: (block.pool, block.cidr)))
         problems = self._problems(record)
-        return Grant(blocks, problems, PREFACE, moved(record, self._pools))
+        migrating = any(problem.text.startswith(MIGRATION_FAILED) for problem in record.node.unreadable)
+        return Grant(blocks, problems, "" if migrating else PREFACE, moved(record, self._pools))
 
     def _problems(self, record: Record) -> tuple[Problem, ...]:
         found = list(record.node.unreadable)

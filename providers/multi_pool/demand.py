@@ -124,6 +124,12 @@ def _obstacle(
             _failed(record, need, "pool empty"),
             f"pool {demand.pool} has no {_spelt(demand.family)} range: use one that has",
         )
+    if pools.is_barren(*need):
+        return Problem(
+            "PoolReserved",
+            _failed(record, need, "pool empty"),
+            f"what pool {demand.pool} reserves leaves no {_spelt(demand.family)} block of it: reserve less, or add a range",
+        )
     most = room(record, need, pools)
     if blocks >= most:
         return Problem(

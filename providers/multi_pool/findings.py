@@ -62,6 +62,20 @@ def reserved_elsewhere(specs: Iterable[PoolSpec]) -> list[Finding]:
     ]
 
 
+def all_reserved(pools: Pools) -> list[Finding]:
+    """Pools that can give nothing, because they reserve it all: meant, to have one drain, or a slip of the hand."""
+    return [
+        Finding(
+            "PoolReserved",
+            (f"CiliumPodIPPool/{pool}",),
+            f"pool {pool} reserves all blocks of its IPv{family[-1]} ranges: none is granted",
+            "reserve less, or add a range, unless it is meant to drain",
+            severity="info",
+        )
+        for pool, family in pools.barren()
+    ]
+
+
 def is_notable(record: Record, pools: Pools) -> bool:
     """Whether a person should hear of this node."""
     node = record.node

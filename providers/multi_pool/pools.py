@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from omnipam.core.cidr import Cidr, Family
+from omnipam.core.cidr import FAMILIES, Cidr, Family
 from omnipam.core.overlaps import Overlaps
 from omnipam.core.space import Claim, Space
 from omnipam.core.values import PoolSpec
@@ -22,6 +22,7 @@ class Pools:
         self._spaces: dict[str, Space] = {}
         self._elsewhere = Space(PoolSpec())
         self._where = Overlaps()  # each range, owned by its pool
+        self._barren: set[tuple[str, Family]] = set()
 
     def __contains__(self, pool: str) -> bool:
         return pool in self._spaces
@@ -41,6 +42,14 @@ class Pools:
     def free_blocks(self, pool: str, family: Family) -> int:
         space = self._spaces.get(pool)
         return space.free_blocks(family) if space is not None else 0
+
+    def is_barren(self, pool: str, family: Family) -> bool:
+        """Whether the pool has ranges of the family, and what it reserves leaves no block of them, whoever holds what."""
+        return (pool, family) in self._barren
+
+    def barren(self) -> list[tuple[str, Family]]:
+        """All such pools and families, sorted."""
+        return sorted(self._barren)
 
     def strays(self) -> Iterator[Claim]:
         """What is held in no range of any pool."""
@@ -63,8 +72,14 @@ class Pools:
                 claims.update(old.claims())
                 for each in old.spec.ranges:
                     self._where.remove(name, each.cidr)
+            self._barren -= {(name, family) for family in FAMILIES}
             if name in specs:
                 space = self._spaces[name] = Space(specs[name])
+                self._barren |= {
+                    (name, family)
+                    for family in FAMILIES
+                    if space.has_ranges(family) and not space.free_blocks(family)
+                }
                 if old is not None:
                     space.resume_cursors(old)
                 for each in specs[name].ranges:

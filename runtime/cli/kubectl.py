@@ -18,9 +18,9 @@ def refuse(args: argparse.Namespace, text: str, command: str) -> int:
     return 2
 
 
-def apply(manifest: Mapping[str, Any], context: str | None) -> str:
-    """One line for a shell that creates the object, or changes it to be so."""
-    return f"printf %s {shlex.quote(json.dumps(manifest))} | kubectl{with_context(context)} apply -f -"
+def apply(manifest: Mapping[str, Any], context: str | None, *, verb: str = "apply") -> str:
+    """One line for a shell that creates the object, or changes it to be so; with verb `create`, only the former."""
+    return f"printf %s {shlex.quote(json.dumps(manifest))} | kubectl{with_context(context)} {verb} -f -"
 
 
 def with_context(context: str | None) -> str:

@@ -9,7 +9,7 @@ from typing import NoReturn
 from omnipam.core.errors import Invalid
 
 from ..config import KEYS, add_arguments
-from ..config.values import read_kubernetes_name, shown
+from ..config.values import read_namespace, shown
 from . import streams
 
 LONGEST = 4000
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 def namespace(text: str) -> str:
     """The name of a namespace, as argparse reads it."""
     try:
-        return read_kubernetes_name(text)
+        return read_namespace(text)
     except Invalid as error:
         raise argparse.ArgumentTypeError(f"{error}; write the namespace's name") from None
 

@@ -1,4 +1,4 @@
-"""`omnipam pool`: pools and how full they are; pools of the embedded store are added and deleted here."""
+"""`omnipam pool`: pools and how full they are; pools of the embedded store are made, grow, shrink and go here."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import shlex
 import time
 from typing import Any
 
-from omnipam.core.cidr import BITS, FAMILIES, Cidr, Family, parse
+from omnipam.core.cidr import FAMILIES
 from omnipam.core.errors import Invalid, NotFound
-from omnipam.core.space import Space
-from omnipam.core.values import DEFAULT_POOL, PoolRange, PoolSpec
+from omnipam.core.values import DEFAULT_POOL, PoolSpec
 
-from ..config.values import read_int, read_kubernetes_name, split_list
-from ..kube.podippool import Marks, manifest, marked
+from ..kube.podippool import manifest
 from ..snapshot import Serving, Snapshot, serving
 from ..usage import Usage, usage
-from . import kubectl, output, target
+from . import kubectl, output, poolargs, target
 from .objects import pool_status
-from .parser import add_dry_run, add_format, add_store, bounded
+from .parser import add_dry_run, add_format, add_store
 
 HEAD = (
     "NAME",
@@ -42,7 +40,7 @@ KEYS = (
 def add(parser: argparse.ArgumentParser) -> None:
     """The verbs and their arguments."""
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
-    new = verbs.add_parser("add", help="add a pool")
+    new = verbs.add_parser("add", help="add a pool, or ranges to one that is there")
     new.add_argument("name", metavar="NAME")
     for family in FAMILIES:
         new.add_argument(f"--{family}-cidr", nargs="+", action="extend", default=[], metavar="CIDR")
@@ -63,8 +61,20 @@ def add(parser: argparse.ArgumentParser) -> None:
         "show", help="show a pool range by range, and the nodes on ranges that were taken out"
     )
     one.add_argument("name", metavar="NAME")
-    old = verbs.add_parser("delete", help="delete a pool that no node has a block of")
+    old = verbs.add_parser(
+        "delete", help="delete a pool that no node has a block of, or ranges of one, which then drain"
+    )
     old.add_argument("name", metavar="NAME")
+    for family in FAMILIES:
+        old.add_argument(
+            f"--{family}-cidr",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="CIDR",
+            help="a range to take out",
+        )
+    old.add_argument("--reserved", metavar="RANGE,…", help="ranges that are reserved no more")
     add_dry_run(old)
     for verb in (new, every, one, old):
         add_format(verb)
@@ -182,28 +192,34 @@ def _text(pool: Pool, mode: str) -> str:
 
 
 def _add(args: argparse.Namespace) -> int:
-    spec = _new_pool(args)
     if target.is_kubernetes(args):
-        text = "a cluster's pools are written with kubectl; type:"
+        spec = poolargs.new(args)
+        grow = f"or, to add to one that is there, kubectl edit ciliumpodippool {spec.name}"
+        text = f"a cluster's pools are written with kubectl; {grow}; type:"
         if spec.name == DEFAULT_POOL:
             text = f"{KEYS} in ConfigMap {args.namespace}/cilium-config; where the mode is multi-pool, type:"
-        return kubectl.refuse(args, text, kubectl.apply(manifest(spec), args.context))
+        return kubectl.refuse(args, text, kubectl.apply(manifest(spec), args.context, verb="create"))
     loaded, snapshot = target.look(args)
+    old = next((spec for spec in snapshot.pools if spec.name == args.name), None)
+    spec = poolargs.grown(args, old) if old is not None else poolargs.new(args)
     if loaded.config.ipam == "cluster-pool" and spec.name == DEFAULT_POOL:
         raise Invalid(f"pool add {spec.name}: {KEYS}: {_keys(spec)}")
     for other in (*snapshot.pools, *serving(loaded.config, snapshot).pools):
         _check_apart(spec, other)
     if not args.dry_run:
         with target.writable(loaded.config.store, "omnipam pool add") as store:
-            store.add_pool(spec)
+            if old is not None:
+                store.change_pool(old, spec)
+            else:
+                store.add_pool(spec)
     if loaded.config.ipam == "cluster-pool":
         output.say("cluster-pool mode serves the pool default only: this one waits for another mode")
-    return _said(args, spec, "added")
+    return _said(args, spec, "added" if old is None else "changed")
 
 
 def _check_apart(spec: PoolSpec, other: PoolSpec) -> None:
     if spec.name == other.name:
-        raise Invalid(f"pool {spec.name} exists already: delete it first, or choose another name")
+        return
     for mine in spec.ranges:
         for theirs in other.ranges:
             if mine.cidr.overlaps(theirs.cidr):
@@ -224,92 +240,32 @@ def _keys(spec: PoolSpec) -> str:
 
 
 def _delete(args: argparse.Namespace) -> int:
+    part = poolargs.takes_out(args)
     if target.is_kubernetes(args):
+        verb, text = "delete", "a cluster's pools are deleted with kubectl; type:"
+        if part:
+            verb, text = "edit", "a cluster's pools are changed with kubectl; take the ranges out there:"
         command = (
-            f"kubectl{kubectl.with_context(args.context)} delete ciliumpodippool {shlex.quote(args.name)}"
+            f"kubectl{kubectl.with_context(args.context)} {verb} ciliumpodippool {shlex.quote(args.name)}"
         )
-        return kubectl.refuse(args, "a cluster's pools are deleted with kubectl; type:", command)
+        return kubectl.refuse(args, text, command)
     loaded, snapshot = target.look(args)
     spec = next((spec for spec in snapshot.pools if spec.name == args.name), None)
     if spec is None and args.name == DEFAULT_POOL and loaded.config.ipam == "cluster-pool":
         raise Invalid(f"pool delete {args.name}: {KEYS}; take ranges out there, and they are drained")
     if spec is None:
         raise NotFound(f"pool {args.name} is not in {snapshot.where}: see omnipam pool list")
+    left = poolargs.shrunk(args, spec) if part else None
     if not args.dry_run:
         with target.writable(loaded.config.store, "omnipam pool delete") as store:
-            store.delete_pool(args.name)
-    return _said(args, spec, "deleted")
+            if left is not None:
+                store.change_pool(spec, left)
+            else:
+                store.delete_pool(args.name)
+    return _said(args, left or spec, "deleted" if left is None else "changed")
 
 
 def _said(args: argparse.Namespace, spec: PoolSpec, done: str) -> int:
     word = f"pool/{spec.name} {done}" + (" (dry run)" if args.dry_run else "")
     output.show(args.output, manifest(spec), lambda: f"{word}\n")
     return 0
-
-
-def _new_pool(args: argparse.Namespace) -> PoolSpec:
-    """The pool that the arguments describe. Raises Invalid, naming the argument, its value and what to do."""
-    try:
-        name = read_kubernetes_name(args.name)
-    except Invalid as error:
-        raise Invalid(f"NAME: {error}; write the pool's name") from None
-    ranges = [each for family in FAMILIES for each in _ranges(args, family)]
-    if not ranges:
-        raise Invalid(
-            f"pool add {name}: it has no range; give --ipv4-cidr and --ipv4-mask-size, or the same for ipv6"
-        )
-    spec = PoolSpec(
-        name,
-        tuple(ranges),
-        max_blocks=0,
-        created=0.0 if target.is_kubernetes(args) else time.time(),
-        first_usable=args.allow_first_ip,
-        last_usable=args.allow_last_ip,
-    )
-    for flag, text in (
-        ("--max-blocks-per-node", args.max_blocks_per_node),
-        ("--ipv4-mask-sizes", args.ipv4_mask_sizes),
-    ):
-        bounded(text or "", flag)
-    marks = Marks(args.node_selector, args.max_blocks_per_node, args.reserved, args.ipv4_mask_sizes)
-    try:
-        spec = marked(spec, marks)
-        Space(spec)  # overlaps, masks
-    except Invalid as error:
-        raise Invalid(f"pool add {name}: {error}") from None
-    return spec
-
-
-def _ranges(args: argparse.Namespace, family: Family) -> list[PoolRange]:
-    flag, mask_flag = f"--{family}-cidr", f"--{family}-mask-size"
-    texts = [item for text in getattr(args, f"{family}_cidr") for item in split_list(text) or [""]]
-    mask = _mask(getattr(args, f"{family}_mask_size"), mask_flag, family)
-    if mask is not None and not texts:
-        raise Invalid(f"{mask_flag} {mask}: there is no {flag} that it is for; give one, or leave it out")
-    if mask is None and texts:
-        raise Invalid(f"{flag} {texts[0]}: there is no {mask_flag}; say how large a node's block is")
-    return [PoolRange(_cidr(text, flag, family), mask or 0) for text in texts]
-
-
-def _cidr(text: str, flag: str, family: Family) -> Cidr:
-    if not text:
-        raise Invalid(f"{flag}: set but empty; write a CIDR, as in 10.0.0.0/16")
-    try:
-        cidr = parse(text)
-    except Invalid as error:
-        raise Invalid(f"{flag}: {error}; correct it") from None
-    if cidr.family != family:
-        raise Invalid(f"{flag}: CIDR is not v{family[-1]} family: {cidr} — give it with --{cidr.family}-cidr")
-    return cidr
-
-
-def _mask(text: str | None, flag: str, family: Family) -> int | None:
-    if text is None:
-        return None
-    try:
-        mask = read_int(text)
-    except Invalid as error:
-        raise Invalid(f"{flag}: {error}; write a number from 1 to {BITS[family]}") from None
-    if not 1 <= mask <= BITS[family]:
-        raise Invalid(f"{flag} {mask}: it is no prefix length; write a number from 1 to {BITS[family]}")
-    return mask

@@ -65,6 +65,8 @@ def _check_pool(config: Config, family: Family, broken: AbstractSet[str], compla
         if config.sources[key] != "default":
             text = f"{shown(format_cidrs(cidrs)) if cidrs else 'empty'}: {key} must not be set if IPv{version} is disabled"
             complain(key, text, f"remove it, or set enable-{family}=true", theirs=True)
+        if mask_key not in broken and not 1 <= mask <= BITS[family]:
+            complain(mask_key, f"{mask} is no prefix length", f"use 1 to {BITS[family]}, or remove it")
         return
     if not cidrs:
         text = f"set but empty: {key} must be provided when using ClusterPool"
@@ -88,7 +90,7 @@ def _check_pool(config: Config, family: Family, broken: AbstractSet[str], compla
     step = f"use {longest.length or 1} to {BITS[family]}"
     if mask > BITS[family]:
         complain(mask_key, f"{mask}: {TOO_LONG}", step, theirs=True)
-    elif mask < longest.length:
+    elif mask < max(longest.length, 1):
         complain(mask_key, f"{mask} is smaller than the prefix of {longest}", step)
     elif "cluster-pool-reserved" not in broken and not any(
         _has_block(cidr, mask, config.cluster_pool_reserved) for cidr in cidrs

@@ -35,6 +35,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ipam_cilium_node_update_rate: float
     only_masquerade_default_pool: bool
     enable_cluster_pool_to_multi_pool_migration: bool
+    multi_pool_migration_workers: int
     service_cidr: tuple[Cidr, ...]
     pod_cidr_grace: float
     cluster_name: str

@@ -48,6 +48,7 @@ POOLS = Kind(
 COUNTS = Kind("NAME=N,…", values.read_counts, "write it as in default=8,blue=16", many=True)
 ENDPOINT = Kind("HOST:PORT", values.read_endpoint, "write host and port, as in localhost:9234 or :9963")
 NAME = Kind("NAME", values.read_kubernetes_name, "write the object's name")
+NAMESPACE = Kind("NAME", values.read_namespace, "write the namespace's name")
 STORE = Kind("STORE", values.read_store, "write kubernetes, or sqlite:///path.db")
 TEXT = Kind("TEXT", values.read_text, "write plain text")
 
@@ -152,6 +153,10 @@ KEYS: tuple[Key, ...] = (
         meaning="multi-pool mode: `spec.ipam.podCIDRs` become blocks of the default pool; unset they are only kept from others",
     ),
     Key(
+        name="multi-pool-migration-workers", kind=INT, default="16", unit="nodes at once",
+        meaning="does nothing here: nodes that are migrated are written like all others, 32 at once at most",
+    ),
+    Key(
         name="service-cidr", kind=CIDRS, default="", unit="CIDRs", optional=True,
         meaning="the cluster's service range, for the warning when a pool overlaps it",
         ours="no API says what it is",
@@ -188,7 +193,7 @@ KEYS: tuple[Key, ...] = (
         ours="side by side with Cilium's operator, each needs a Lease of its own",
     ),
     Key(
-        name="k8s-namespace", kind=NAME, default="", unset="the pod's own, else kube-system", unit="namespace", optional=True,
+        name="k8s-namespace", kind=NAMESPACE, default="", unset="the pod's own, else kube-system", unit="namespace", optional=True,
         meaning="where the Lease is, and the Events and state that have no namespace of their own",
     ),
     Key(

@@ -33,11 +33,12 @@ class InvalidConfig(Invalid):
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """config; warnings: finished lines; path: the file or directory that was read, to be watched."""
+    """config; warnings: finished lines; path: the file or directory that was read, to be watched. ended: as in Layer."""
 
     config: Config
     warnings: tuple[str, ...]
     path: str | None
+    ended: bool = True
 
 
 class _Once(argparse.Action):
@@ -124,7 +125,8 @@ def load(
     wrong += problems(config, broken)
     if wrong:
         raise InvalidConfig(wrong)
-    return Loaded(config, _unknown(layers), path)
+    warnings = (*_unknown(layers), *_idle(config))
+    return Loaded(config, warnings, path, all(layer.ended for layer in layers))
 
 
 def store_of(args: argparse.Namespace, env: Mapping[str, str]) -> str:
@@ -204,6 +206,15 @@ def _fill(values: dict[str, object], env: Mapping[str, str]) -> None:
             values[field] = key.kind.read(key.unset) if used else ()
     if values["store"] is None:
         values["store"] = default_url(env)
+
+
+def _idle(config: Config) -> tuple[str, ...]:
+    """One line for each key of Cilium's that is set where it would do something there, and does nothing here."""
+    key = "multi-pool-migration-workers"
+    at_work = config.ipam == "multi-pool" and config.enable_cluster_pool_to_multi_pool_migration
+    if not at_work or config.sources[key] == "default":
+        return ()
+    return (f"{key}: {BY_NAME[key].meaning} ({config.sources[key]}); remove it",)
 
 
 def _unknown(layers: Collection[Layer]) -> tuple[str, ...]:

@@ -36,12 +36,14 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """What one source says. unknown: names that are no keys of ours, sorted; problems: finished lines."""
+    """What one source says. unknown: names that are no keys of ours, sorted; problems: finished lines. ended: False for a file
+    whose last line has no end, as one cut off has, and some never had."""
 
     label: str
     settings: dict[str, Setting]
     unknown: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    ended: bool = True
 
 
 def from_flags(args: argparse.Namespace) -> Layer:
@@ -164,4 +166,6 @@ def _read_file(path: str) -> Layer:
             )
         else:
             settings[name] = Setting(value.strip(), f"{printable(path)} line {line}")
-    return Layer(printable(path), settings, tuple(sorted(unknown)), tuple(problems))
+    return Layer(
+        printable(path), settings, tuple(sorted(unknown)), tuple(problems), ended=text.endswith("\n")
+    )

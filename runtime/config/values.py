@@ -13,6 +13,8 @@ import msgspec
 from omnipam.core.cidr import Cidr, parse, parse_address
 from omnipam.core.errors import Invalid
 
+from ..sqlite.location import SCHEME, fault
+
 # strconv.ParseBool
 _BOOLS = {
     **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
@@ -38,6 +40,7 @@ _WHOLE = re.compile(r"([+-]?)([0-9]+)")
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?")
 _SEPARATORS = re.compile(r"[\s,]+")
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")  # a DNS subdomain, RFC 1123
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{0,63}")
 
 
@@ -202,6 +205,15 @@ def read_kubernetes_name(text: str) -> str:
     return text
 
 
+def read_namespace(text: str) -> str:
+    """A namespace's name is one DNS label, without dots (RFC 1123)."""
+    if not _LABEL.fullmatch(text):
+        raise Invalid(
+            f"{shown(text)} is not a namespace Kubernetes takes (at most 63 lower-case letters, digits, '-')"
+        )
+    return text
+
+
 def read_counts(text: str) -> dict[str, int]:
     """`name=N,name=N`; of one named twice, the last counts."""
     found: dict[str, int] = {}
@@ -215,9 +227,10 @@ def read_counts(text: str) -> dict[str, int]:
 
 def read_store(text: str) -> str:
     """`kubernetes`, or `sqlite:///PATH` (a fourth slash begins an absolute path)."""
-    if text == "kubernetes" or (text.startswith("sqlite:///") and text != "sqlite:///" and "\0" not in text):
-        return text
-    raise Invalid(f"{shown(text)} is no store")
+    reason = "" if text == "kubernetes" else fault(text)
+    if reason:
+        raise Invalid(f"{shown(text)} {reason if text.startswith(SCHEME) else 'is no store'}")
+    return text
 
 
 def read_text(text: str) -> str:

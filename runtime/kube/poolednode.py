@@ -12,6 +12,7 @@ import msgspec
 from omnipam.core.cidr import FAMILIES, Family, parse
 from omnipam.core.errors import Invalid
 from omnipam.core.values import DEFAULT_POOL, NO_FACTS, POD_CIDRS, Block, Demand, Facts, Held, Node, Problem
+from omnipam.providers.multi_pool.allocator import MIGRATION_FAILED
 
 from ..tree import branch
 from . import ciliumnode
@@ -157,8 +158,7 @@ class Pooled:
         if not self._migrate or not problems:
             return problems
         return tuple(
-            msgspec.structs.replace(each, text=f"migration to multi-pool IPAM failed: {each.text}")
-            for each in problems
+            msgspec.structs.replace(each, text=f"{MIGRATION_FAILED}{each.text}") for each in problems
         )
 
 

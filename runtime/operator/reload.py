@@ -39,7 +39,7 @@ class Reloader:
         self._running = loaded.config
         self._load, self._fetch, self._adopt, self._refused = load, fetch, adopt, refused
         self._metrics, self._log = metrics, log
-        self._path = loaded.path
+        self._path, self._ended = loaded.path, loaded.ended
         self._watched = Watched(loaded.path) if loaded.path is not None else None
         self._fetch_due = False
         self._asked = asyncio.Event()
@@ -86,9 +86,14 @@ class Reloader:
 
     async def _reload(self) -> None:
         try:
-            new = self._load(self._configmap).config
+            loaded = self._load(self._configmap)
+            if self._ended and not loaded.ended:
+                text = f"config: {loaded.path}: its last line has no end, as it had before: it looks cut off; end it"
+                raise InvalidConfig([text])
+            new = loaded.config
             if lines := refusals(self._running, new):
                 raise InvalidConfig(lines)
+            self._ended = loaded.ended
             change = changed(self._running, new)
             if change.live:
                 merged = apply_live(self._running, new)

@@ -26,20 +26,26 @@ def default_url(environ: Mapping[str, str]) -> str:
                 "no place for the store: neither XDG_STATE_HOME nor HOME is an absolute path: set one, or pass --store"
             )
         state = os.path.join(home, ".local", "state")
-    return SCHEME + os.path.join(state, "omnipam", "omnipam.db").replace("%", "%25")
+    path = os.path.join(state, "omnipam", "omnipam.db")
+    return SCHEME + path.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
 
 
 def path_of(url: str) -> Path:
     """The file that a URL names; `%20` and the like are decoded. Raises Invalid."""
+    if reason := fault(url):
+        raise Invalid(f"store {url!r} {reason}: {FORMS}")
+    return Path(unquote(url.removeprefix(SCHEME)))
+
+
+def fault(url: str) -> str:
+    """What is wrong with a URL, as what is said of it; empty: nothing."""
     if not url.startswith(SCHEME):
-        raise Invalid(f"store {url!r} is not a SQLite URL: {FORMS}")
+        return "is not a SQLite URL"
     rest = url.removeprefix(SCHEME)
     if "?" in rest or "#" in rest:
-        raise Invalid(f"store {url!r} has a query or fragment, which has no meaning here: {FORMS}")
+        return "has a query or fragment, which has no meaning here"
     path = unquote(rest)
-    if not path or path.endswith("/") or path == ":memory:" or "\0" in path:
-        raise Invalid(f"store {url!r} names no file: {FORMS}")
-    return Path(path)
+    return "names no file" if not path or path.endswith("/") or path == ":memory:" or "\0" in path else ""
 
 
 def is_there(path: Path) -> bool:

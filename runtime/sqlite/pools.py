@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from omnipam.core.errors import Invalid, NotFound, Refused
+from omnipam.core.errors import Conflict, Invalid, NotFound, Refused
 from omnipam.core.values import Finding, Kept, PoolSpec, Problem
 
 from . import rows
@@ -42,9 +42,19 @@ class PoolTables(File):
         with self.writing() as db:
             if db.execute("SELECT 1 FROM pools WHERE name = ?", (spec.name,)).fetchone():
                 raise Invalid(
-                    f"pool {spec.name} exists already in {self.path}: delete it first, or choose another name"
+                    f"pool {spec.name} exists already in {self.path}: add to that one, or choose another name"
                 )
             db.execute("INSERT INTO pools VALUES (?, ?)", (spec.name, rows.pool_json(spec)))
+
+    def change_pool(self, before: PoolSpec, after: PoolSpec) -> None:
+        """Has a pool be so, if it is still as it was before. Raises Conflict if not, NotFound if it is gone."""
+        with self.writing() as db:
+            row = db.execute("SELECT spec FROM pools WHERE name = ?", (before.name,)).fetchone()
+            if row is None:
+                raise NotFound(f"pool {before.name} is not in {self.path}: see omnipam pool list")
+            if rows.pool_of(before.name, row[0]) != before:
+                raise Conflict(f"pool {before.name} was changed meanwhile: look at it, and try again")
+            db.execute("UPDATE pools SET spec = ? WHERE name = ?", (rows.pool_json(after), before.name))
 
     def delete_pool(self, name: str) -> None:
         """Deletes a pool. Raises NotFound, and Refused while a node has a block of it."""
@@ -56,7 +66,8 @@ class PoolTables(File):
             ).fetchone()
             if used:
                 raise Refused(
-                    f"pool {name} has {used} blocks granted (one of node {example}): delete its nodes first"
+                    f"pool {name} has {used} blocks granted (one of node {example}): delete those nodes, or wait until their agents "
+                    f"give them up; omnipam pool add {name} --reserved RANGE keeps more from being granted"
                 )
             db.execute("DELETE FROM pools WHERE name = ?", (name,))
 

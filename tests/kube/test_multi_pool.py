@@ -283,3 +283,72 @@ def test_annotations_beyond_cilium(kube: Cluster, tmp_path: Path) -> None:
         admin.patch(f"{CILIUM_NODES}/other", {"metadata": {"annotations": {f"{OURS}/max-blocks": "mars=1"}}})
         ask(admin, "other", mars=40)
         op.until(lambda: "1 blocks, of 1" in error_of(admin, "other"), "its own limit")
+
+
+def test_a_pool_that_reserves_all_says_so_everywhere(kube: Cluster, tmp_path: Path) -> None:
+    admin = kube.admin
+    pool(admin, "mars", "10.110.0.0/26", marks={f"{OURS}/reserved": "10.110.0.0-10.110.0.63"})
+    with operator(kube, tmp_path, MODE, NO_GC) as op:
+        op.until_leading()
+        node(admin, "a", mars=1)
+        text = "pool empty — what pool mars reserves leaves no IPv4 block"
+        op.until(lambda: text in error_of(admin, "a"), "said in the status")
+        op.until(
+            lambda: (
+                {event["involvedObject"]["kind"] for event in events(admin, "PoolReserved", EVENTS)}
+                == {"CiliumPodIPPool", "CiliumNode"}
+            ),
+            "said of the pool and of the node",
+        )
+        admin.patch(
+            f"{POOLS}/mars", {"metadata": {"annotations": {f"{OURS}/reserved": "10.110.0.0-10.110.0.46"}}}
+        )
+        op.until(lambda: allocated(admin, "a") == {"mars": ["10.110.0.48/28"]}, "served by what is left")
+        op.until(lambda: not error_of(admin, "a"), "cleared")
+
+
+def test_a_pool_made_anew_with_another_mask_never_grants_what_drains(kube: Cluster, tmp_path: Path) -> None:
+    admin = kube.admin
+    pool(admin, "mars", "10.120.0.0/26")
+    with operator(kube, tmp_path, MODE, NO_GC) as op:
+        op.until_leading()
+        node(admin, "a", mars=14)
+        op.until(lambda: allocated(admin, "a") == {"mars": ["10.120.0.0/28"]}, "served")
+        admin.delete(f"{POOLS}/mars")
+        pool(admin, "mars", "10.120.0.0/26", mask=27)
+        node(admin, "b", mars=60)
+        op.until(lambda: allocated(admin, "b") == {"mars": ["10.120.0.32/27"]}, "only what nobody has")
+        ask(admin, "a", mars=1)
+        set_allocated(admin, "a", [])
+        op.until(
+            lambda: len([*allocated(admin, "a").get("mars", ()), *allocated(admin, "b")["mars"]]) == 2,
+            "what was given up is granted in the new size",
+        )
+        assert "10.120.0.0/27" in [*allocated(admin, "a").get("mars", ()), *allocated(admin, "b")["mars"]]
+
+
+def test_a_migration_that_fails_says_so_in_cilium_s_words(kube: Cluster, tmp_path: Path) -> None:
+    admin = kube.admin
+    pool(admin, "mars", "10.130.0.0/16", mask=24)
+    admin.post(
+        CILIUM_NODES,
+        {
+            "apiVersion": "cilium.io/v2",
+            "kind": "CiliumNode",
+            "metadata": {"name": "a"},
+            "spec": {"ipam": {"podCIDRs": ["10.130.0.0/24", "10.130.1.0/240"]}},
+        },
+    )
+    flags = ("--enable-cluster-pool-to-multi-pool-migration=true", "--ipam-default-ip-pool=mars")
+    workers = "--multi-pool-migration-workers=4"
+    with operator(kube, tmp_path, MODE, NO_GC, *flags, workers) as op:
+        failed = "migration to multi-pool IPAM failed: invalid CIDR address: 10.130.1.0/240"
+        op.until(lambda: error_of(admin, "a").startswith(failed), "said, with nothing before it")
+        assert "multi-pool-migration-workers: does nothing here" in op.text()
+        assert admin.get(f"{CILIUM_NODES}/a")["spec"]["ipam"]["podCIDRs"] == [
+            "10.130.0.0/24",
+            "10.130.1.0/240",
+        ]
+        admin.patch(f"{CILIUM_NODES}/a", {"spec": {"ipam": {"podCIDRs": ["10.130.0.0/24"]}}})
+        op.until(lambda: allocated(admin, "a") == {"mars": ["10.130.0.0/24"]}, "migrated once it can be read")
+        op.until(lambda: not error_of(admin, "a"), "cleared")

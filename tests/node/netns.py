@@ -57,10 +57,11 @@ def obstacle() -> str | None:
 
 @dataclass(frozen=True)
 class Pod:
-    """One sandbox. name: of its namespace, and its container id."""
+    """One sandbox. name: of its namespace, and its container id. uid: the Pod's; empty: the runtime does not tell it."""
 
     name: str
     owner: str
+    uid: str = ""
 
     @property
     def netns(self) -> str:
@@ -75,9 +76,9 @@ class Host:
         self.state = folder / "state"
         self._id = uuid4().hex[:8]
         self.name = f"omnipam-{self._id}"
-        self._bin = folder / "bin"
+        self.bin = folder / "bin"
         self._pods: list[Pod] = []
-        install_plugin(self._bin, python=interpreter())
+        install_plugin(self.bin, python=interpreter())
         _run("ip", "netns", "add", self.name)
         try:
             _run("ip", "-n", self.name, "link", "set", "lo", "up")
@@ -96,9 +97,9 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def pod(self, owner: str) -> Pod:
+    def pod(self, owner: str, uid: str = "") -> Pod:
         """A fresh namespace. owner: namespace/name as Kubernetes has it."""
-        pod = Pod(f"omnipam-{self._id}-{len(self._pods)}", owner)
+        pod = Pod(f"omnipam-{self._id}-{len(self._pods)}", owner, uid)
         self._pods.append(pod)
         _run("ip", "netns", "add", pod.name)
         _run("ip", "-n", pod.name, "link", "set", "lo", "up")
@@ -121,13 +122,14 @@ class Host:
         folder = plugins()
         assert folder
         namespace, _, name = pod.owner.partition("/")
+        args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}"
         environ = {
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": pod.name,
             "CNI_NETNS": pod.netns,
             "CNI_IFNAME": "eth0",
-            "CNI_PATH": f"{folder}:{self._bin}",
-            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}",
+            "CNI_PATH": f"{folder}:{self.bin}",
+            "CNI_ARGS": f"{args};K8S_POD_UID={pod.uid}" if pod.uid else args,
             "PATH": os.environ["PATH"],
         }
         done = subprocess.run(

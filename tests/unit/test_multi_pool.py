@@ -530,3 +530,27 @@ def test_what_a_pool_reserves_elsewhere_is_told() -> None:
         "ReservedElsewhere",
         ("CIDR/192.168.0.0/24", "CiliumPodIPPool/mars"),
     )
+
+
+def test_a_pool_that_reserves_all_it_has_says_so_and_not_only_that_it_is_empty() -> None:
+    mars = msgspec.structs.replace(pool("mars", "10.0.0.0/26 28"), reserved=(parse("10.0.0.0/26"),))
+    world = World(mars)
+    world.see("a", demand=asks(mars_ipv4=1), holds=Held(hand("mars 10.0.0.16/28")))
+    assert world.findings() == {"PoolReserved"}
+    assert not world.error("a")
+    world.see("b", demand=asks(mars_ipv4=1))
+    assert 'from pool "mars": pool empty — what pool mars reserves leaves no IPv4 block' in world.error("b")
+    assert [problem.reason for problem in world.allocator.plan("b", NOW).problems] == ["PoolReserved"]
+    # One address of every block is as good as all of it.
+    spread = tuple(parse(f"10.0.0.{first}/32") for first in (3, 20, 40, 63))
+    world.pools(msgspec.structs.replace(mars, reserved=spread))
+    assert world.findings() == {"PoolReserved"}
+    world.pools(msgspec.structs.replace(mars, reserved=spread[:3]))
+    assert world.has("b") == ["mars 10.0.0.48/28"]
+    assert (world.findings(), world.error("b")) == (set(), "")
+    world.see("c", demand=asks(mars_ipv4=1))
+    assert "add an IPv4 range to pool mars" in world.error("c"), "that it is full is another matter"
+    world.pools(mars)
+    assert "reserves leaves no IPv4 block" in world.error("c")
+    world.pools()
+    assert world.findings() == {"PoolDraining"}

@@ -256,3 +256,24 @@ async def test_a_signal_and_the_watch_do_not_refuse_the_same_change_twice(tmp_pa
         write(path, GROWN)
         await world.until(lambda: world.adopted)
         assert len(world.refused) == 1
+
+
+async def test_a_file_whose_last_line_lost_its_end_looks_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "omnipam.yaml"
+    path.write_text("cluster-pool-ipv4-cidr: 10.1.0.0/16,10.2.0.0/16\n")
+    async with running(World(tmp_path, path=path)) as world:
+        path.write_text("cluster-pool-ipv4-cidr: 10.1.0.0/16")
+        await world.until(lambda: world.refused)
+        assert "its last line has no end, as it had before" in world.refused[0]
+        path.write_text("cluster-pool-ipv4-cidr: 10.1.0.0/16,10.2.0.0/17\n")
+        await world.until(lambda: world.adopted)
+        assert pool(world.adopted[0]) == ["10.1.0.0/16", "10.2.0.0/17"]
+
+
+async def test_a_file_that_never_ended_its_last_line_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "omnipam.yaml"
+    path.write_text("cluster-pool-ipv4-cidr: 10.1.0.0/16")  # as in a ConfigMap of `|-`
+    async with running(World(tmp_path, path=path)) as world:
+        path.write_text("cluster-pool-ipv4-cidr: 10.1.0.0/16,10.2.0.0/16")
+        await world.until(lambda: world.adopted)
+        assert not world.refused

@@ -190,7 +190,7 @@ def test_on_kubernetes_kubectl_writes(
     assert (answer.code, answer.out) == (2, "")
     done = subprocess.run(answer.err.splitlines()[1], shell=True, capture_output=True, text=True, check=True)
     flags, _, manifest = done.stdout.partition("\n")
-    assert flags == "--context my context apply -f -"
+    assert flags == "--context my context create -f -"
     assert json.loads(manifest) == {
         "apiVersion": "cilium.io/v2alpha1",
         "kind": "CiliumPodIPPool",
@@ -214,7 +214,8 @@ def test_what_is_kept_counts_as_long_as_it_holds() -> None:
         Kept("other", parse("10.0.4.0/24"), until=200.0),
     ]
     (counted,) = usage(pool(("10.0.0.0/21", 24)), nodes, kept, 99.0).ranges
-    assert (counted.used, counted.quarantined, counted.free) == (1, 1, 6)
+    # What another pool's name stands on is no less kept from being granted.
+    assert (counted.used, counted.quarantined, counted.free) == (1, 2, 5)
 
 
 blocks = st.builds(

@@ -247,6 +247,34 @@ MASK, POOL = "cluster-pool-ipv4-mask-size", "cluster-pool-ipv4-cidr"
             ("lease-name: Nope is not a name Kubernetes takes (lower-case letters, digits, '-', '.') (flag --lease-name);"
             " write the object's name"),
         ),
+        (
+            "--k8s-namespace a.b",
+            ("k8s-namespace: a.b is not a namespace Kubernetes takes (at most 63 lower-case letters, digits, '-')"
+            " (flag --k8s-namespace); write the namespace's name"),
+        ),
+        (
+            f"--k8s-namespace {'n' * 64}",
+            (f"k8s-namespace: {'n' * 59}… is not a namespace Kubernetes takes (at most 63 lower-case letters, digits, '-')"
+            " (flag --k8s-namespace); write the namespace's name"),
+        ),
+        (
+            "--cluster-pool-ipv6-mask-size 300",
+            ("cluster-pool-ipv6-mask-size: 300 is no prefix length (flag --cluster-pool-ipv6-mask-size);"
+            " use 1 to 128, or remove it"),
+        ),
+        (
+            f"--{POOL} 0.0.0.0/0 --{MASK} 0",
+            f"{MASK}: 0 is smaller than the prefix of 0.0.0.0/0 (flag --{MASK}); use 1 to 32",
+        ),
+        (
+            "--store sqlite:///a?b",
+            ("store: sqlite:///a?b has a query or fragment, which has no meaning here (flag --store);"
+            " write kubernetes, or sqlite:///path.db"),
+        ),
+        (
+            "--store sqlite:///a/",
+            "store: sqlite:///a/ names no file (flag --store); write kubernetes, or sqlite:///path.db",
+        ),
         ("--log-level=", "log-level: set but empty (flag --log-level); use one of debug, info, warning, error"),
         (
             "--k8s-client-burst 5",
@@ -295,6 +323,18 @@ def test_reserved_counts_against_the_whole_pool() -> None:
         f"--{POOL}", "10.0.0.0/24 10.1.0.0/24", "--cluster-pool-reserved", "10.0.0.1 192.168.0.0/16"
     ).config
     assert len(config.cluster_pool_reserved) == 2
+
+
+def test_a_key_that_means_nothing_here_is_said_where_it_would_do_something() -> None:
+    words = ("--ipam=multi-pool", "--multi-pool-migration-workers=4")
+    assert loaded(*words).warnings == ()
+    migrate = "--enable-cluster-pool-to-multi-pool-migration=true"
+    assert loaded("--ipam=multi-pool", migrate).warnings == ()
+    (warning,) = loaded(*words, migrate).warnings
+    assert warning == (
+        "multi-pool-migration-workers: does nothing here: nodes that are migrated are written like all others, "
+        "32 at once at most (flag --multi-pool-migration-workers); remove it"
+    )
 
 
 def test_unknown_names_give_one_line_without_values() -> None:

@@ -223,6 +223,18 @@ def test_pod_cidrs_become_blocks_of_the_default_pool() -> None:
     assert problem.text.startswith("migration to multi-pool IPAM failed: invalid CIDR address: 10.20.1.0/244")
 
 
+def test_a_migration_that_fails_has_its_own_words_in_the_status() -> None:
+    tree = node(requested=[{"pool": "mars", "needed": {"ipv4-addrs": 8}}])
+    tree["spec"]["ipam"]["podCIDRs"] = ["10.20.1.0/24x"]
+    for migrate, begins in (
+        (True, "migration to multi-pool IPAM failed: invalid CIDR address: 10.20.1.0/24x"),
+        (False, "ipam-multi-pool-sync allocation failed: invalid CIDR address: 10.20.1.0/24x"),
+    ):
+        allocator = MultiPool(Settings(families=("ipv4", "ipv6")))
+        allocator.restore([read(tree, Pooled(default_pool="mars", migrate=migrate))], POOLS, (), 0.0)
+        assert allocator.grant("n").error.startswith(begins)
+
+
 @pytest.mark.parametrize("wrong", ["podCIDRs", "max-blocks"])
 def test_what_cannot_all_be_read_is_not_migrated(wrong: str) -> None:
     tree = node(requested=[{"pool": "mars", "needed": {"ipv4-addrs": 8}}])

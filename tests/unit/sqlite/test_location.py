@@ -51,6 +51,7 @@ def test_bad_urls(url: str) -> None:
 
 def test_default() -> None:
     assert default_url({"XDG_STATE_HOME": "/s", "HOME": "/h"}) == "sqlite:////s/omnipam/omnipam.db"
+    assert path_of(default_url({"XDG_STATE_HOME": "/a?b#c%20d"})) == Path("/a?b#c%20d/omnipam/omnipam.db")
     assert default_url({"HOME": "/h"}) == "sqlite:////h/.local/state/omnipam/omnipam.db"
     assert (
         default_url({"XDG_STATE_HOME": "s", "HOME": "/h"}) == "sqlite:////h/.local/state/omnipam/omnipam.db"
