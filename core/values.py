@@ -6,6 +6,7 @@ import msgspec
 
 from .cidr import Cidr, Family
 from .selector import Selector
+from .uplink import Uplink
 
 DEFAULT_POOL = "default"
 POD_CIDRS = ""
@@ -116,6 +117,9 @@ class Node(msgspec.Struct, frozen=True):
     demand: what its agent asks for, where the mode lives on that; each pool and family once, by pool, IPv4 first.
     default_pool: the pool of its pods that name none, where it has one of its own.
     limits: pools with the most blocks of a family that it may have of them.
+    uplinks: its interfaces, in modes whose addresses belong to interfaces.
+    used: the addresses that its agent says are in use, sorted; None: it says nothing, and all count as in use.
+    releases: how far the giving back of single addresses is, by address: the operator's and the agent's words, Cilium's.
     """
 
     name: str
@@ -132,6 +136,9 @@ class Node(msgspec.Struct, frozen=True):
     demand: tuple[Demand, ...] = ()
     default_pool: str = ""
     limits: tuple[tuple[str, int], ...] = ()
+    uplinks: tuple[Uplink, ...] = ()
+    used: tuple[Cidr, ...] | None = None
+    releases: tuple[tuple[Cidr, str], ...] = ()
 
 
 class PoolRange(msgspec.Struct, frozen=True, gc=False):

@@ -56,8 +56,8 @@ PLAIN = frozenset(
 )
 """Plainly pure modules."""
 MAY_IMPORT = {"core": PLAIN, "providers": PLAIN}
-ALSO = {"providers/registry.py": {"importlib", "importlib.metadata"}}
-"""Who finds the modes that are installed."""
+ALSO = {"providers/registry.py": {"importlib", "importlib.metadata"}, "providers/published.py": {"importlib"}}
+"""Who finds the modes that are installed, and loads only the one that is asked for."""
 MAY_SEE = {"core": (), "providers": ("omnipam.core",)}
 IMPURE = frozenset(
     [

@@ -1,0 +1,1 @@
+"""Alibaba Cloud: addresses of elastic network interfaces."""

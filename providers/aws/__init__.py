@@ -1,0 +1,1 @@
+"""AWS: addresses of elastic network interfaces."""

@@ -1,0 +1,1 @@
+"""Azure: addresses of network interfaces of virtual machines and scale sets."""

@@ -1,0 +1,111 @@
+"""What a CiliumNode's status says of the node's interfaces, whatever the cloud: the agent reads it, and makes a machine's answer of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TypeVar
+
+import msgspec
+
+from omnipam.core.cidr import Cidr, parse, parse_address
+from omnipam.core.errors import Invalid
+from omnipam.core.uplink import Uplink
+from omnipam.core.values import Problem
+
+UNREADABLE = "UnreadableInterface"
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Form(msgspec.Struct, frozen=True):
+    """One cloud's. field: its part of `spec` and of `status`. read: both parts, as JSON objects, to interfaces.
+
+    pools: whether its agents may derive `spec.ipam.pools` from it.
+    """
+
+    field: str
+    read: Callable[[bytes, bytes], Read]
+    pools: bool
+
+
+class Read(msgspec.Struct, frozen=True):
+    """Interfaces, by id, and what could not be read: that one has fewer addresses, the others are as they are."""
+
+    uplinks: tuple[Uplink, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+FORMS = {
+    "eni": "omnipam.providers.aws.published",
+    "azure": "omnipam.providers.azure.published",
+    "alibabacloud": "omnipam.providers.alibabacloud.published",
+}
+
+
+def form_of(mode: str) -> Form | None:
+    """The form of a mode whose addresses belong to interfaces; None: it is no such mode."""
+    if mode not in FORMS:
+        return None
+    form = import_module(FORMS[mode]).FORM
+    if not isinstance(form, Form):  # pragma: no cover - a broken installation
+        raise Invalid(f"{FORMS[mode]}.FORM is not a form")
+    return form
+
+
+class Reading:
+    """Reads texts of one status, and keeps what makes no sense as problems. where: the JSON path of all."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self.problems: list[Problem] = []
+
+    def cidr(self, text: str, where: str) -> Cidr | None:
+        """A CIDR; None where there is none, or none that can be read."""
+        return self._read(parse, text, where)
+
+    def address(self, text: str, where: str) -> Cidr | None:
+        """An address, as the CIDR that holds only it; None as above."""
+        return self._read(parse_address, text, where)
+
+    def cidrs(self, texts: list[str] | None, where: str) -> tuple[Cidr, ...]:
+        """Those that can be read, sorted, each once."""
+        return tuple(sorted({each for text in texts or () if (each := self.cidr(text, where)) is not None}))
+
+    def addresses(self, texts: list[str] | None, where: str) -> tuple[Cidr, ...]:
+        return tuple(
+            sorted({each for text in texts or () if (each := self.address(text, where)) is not None})
+        )
+
+    def struct(self, raw: msgspec.Raw, type_: type[S], where: str) -> S | None:
+        """A JSON object; None where it is not what it should be."""
+        try:
+            return msgspec.json.decode(raw, type=type_)
+        except msgspec.MsgspecError as error:
+            self._note(where, str(error))
+            return None
+
+    def _read(self, reader: Callable[[str], Cidr], text: str, where: str) -> Cidr | None:
+        if not text:
+            return None
+        try:
+            return reader(text)
+        except Invalid as error:
+            self._note(where, str(error))
+            return None
+
+    def _note(self, where: str, why: str) -> None:
+        self.problems.append(
+            Problem(UNREADABLE, f"{self._where}.{where}: {why}", "mend it, or wait until it is written anew")
+        )
+
+
+def outside(addresses: tuple[Cidr, ...], prefixes: tuple[Cidr, ...]) -> tuple[Cidr, ...]:
+    """The addresses that lie in none of the prefixes."""
+    wide = set(prefixes)
+    lengths = sorted({(each.bits, each.length) for each in prefixes})
+    return tuple(
+        each
+        for each in addresses
+        if not any(bits == each.bits and each.widened(length) in wide for bits, length in lengths)
+    )
