@@ -1,13 +1,9 @@
-"""The operator as a process of its own, for tests: started with free ports and a log file, watched by polling, ended by pid."""
+"""The operator as a process of its own, for tests: started with free ports, its log and pages read."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -16,10 +12,9 @@ from typing import Self
 
 from tests.kube.admin import Json, wait_until
 from tests.kube.ports import free_port
-from tests.until import tail, until
+from tests.omnipam_process import OmnipamProcess
 
 READY_S = 60.0
-END_S = 20.0
 SHORT_LEASE = (
     "--leader-election-lease-duration=3s",
     "--leader-election-renew-deadline=2s",
@@ -30,11 +25,8 @@ SHORT_LEASE = (
 _SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 
-class OperatorProcess:
-    """Runs from construction until `stop()`. A context manager: leaving it kills what still runs.
-
-    directory: where its log goes, and its home. Nothing of the caller's environment that could configure it is passed on.
-    """
+class OperatorProcess(OmnipamProcess):
+    """directory: where its log goes, and its home. Ports that are not given are free ones."""
 
     def __init__(
         self,
@@ -46,84 +38,20 @@ class OperatorProcess:
         api_port: int | None = None,
         metrics_port: int | None = None,
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.name = name
-        self.log = directory / f"{name}.log"
         self.api_port = api_port or free_port()
         self.metrics_port = metrics_port or free_port()
-        kept = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("OMNIPAM_", "CILIUM_", "KUBE"))
-        }
-        kept |= {"HOME": str(directory), "XDG_STATE_HOME": str(directory)}
-        if kubeconfig is not None:
-            kept["KUBECONFIG"] = str(kubeconfig)
-        command = [
-            *(
-                sys.executable,
-                "-m",
-                "omnipam.runtime.cli",
-                "operator",
-                "--log-format=json",
-                "--log-level=debug",
-            ),
+        super().__init__(
+            directory,
+            "operator",
             f"--operator-api-serve-addr=127.0.0.1:{self.api_port}",
             f"--operator-prometheus-serve-addr=127.0.0.1:{self.metrics_port}",
             *flags,
-        ]
-        self._offset = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as file:
-            self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=kept | dict(environ or {})
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    # -- its life
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    @property
-    def running(self) -> bool:
-        return self._child.poll() is None
-
-    def send(self, number: signal.Signals) -> None:
-        """Sends a signal."""
-        self._child.send_signal(number)
-
-    def kill(self) -> None:
-        """Ends it as a power cut would. May be called twice."""
-        self._child.kill()
-        self._child.wait()
-
-    def wait(self, timeout_s: float = END_S) -> int:
-        """Its exit code, once it has ended by itself. Raises TimeoutError with the end of its log."""
-        try:
-            return self._child.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError(
-                f"{self.name} has not ended within {timeout_s:g} s; {tail(self.text)}"
-            ) from None
-
-    def stop(self, timeout_s: float = END_S) -> int:
-        """Asks it to end; its exit code."""
-        self.send(signal.SIGTERM)
-        return self.wait(timeout_s)
+            name=name,
+            kubeconfig=kubeconfig,
+            environ=environ,
+        )
 
     # -- what it says
-
-    def text(self) -> str:
-        """All it has printed in this life."""
-        with self.log.open("rb") as file:
-            file.seek(self._offset)
-            return file.read().decode(errors="replace")
 
     def lines(self, event: str = "") -> list[Json]:
         """Its log lines whose event begins so; what is no JSON is left out."""
@@ -161,10 +89,6 @@ class OperatorProcess:
         }
 
     # -- waiting for it
-
-    def until(self, condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
-        """Polls until the condition is true. Raises AssertionError with the end of its log if it ends before."""
-        until(self._child, self.name, self.text, condition, what, timeout_s)
 
     def until_ready(self, timeout_s: float = READY_S) -> Self:
         self.until(lambda: self.get("/readyz")[0] == 200, f"{self.name} ready", timeout_s)
