@@ -54,10 +54,9 @@ def form_of(mode: str) -> Form | None:
 
 
 class Reading:
-    """Reads texts of one status, and keeps what makes no sense as problems. where: the JSON path of all."""
+    """Reads parts of one CiliumNode, and keeps what makes no sense as problems. `where` is a part's JSON path."""
 
-    def __init__(self, where: str) -> None:
-        self._where = where
+    def __init__(self) -> None:
         self.problems: list[Problem] = []
 
     def cidr(self, text: str, where: str) -> Cidr | None:
@@ -77,10 +76,18 @@ class Reading:
             sorted({each for text in texts or () if (each := self.address(text, where)) is not None})
         )
 
-    def struct(self, raw: msgspec.Raw, type_: type[S], where: str) -> S | None:
-        """A JSON object; None where it is not what it should be."""
+    def document(self, raw: bytes, type_: type[S], where: str) -> S | None:
+        """A JSON document; None where it is not what it should be. Missing, null and empty are the same, as in Go."""
         try:
-            return msgspec.json.decode(raw, type=type_)
+            return self.struct(msgspec.json.decode(raw), type_, where)
+        except msgspec.MsgspecError as error:
+            self._note(where, str(error))
+            return None
+
+    def struct(self, part: object, type_: type[S], where: str) -> S | None:
+        """A part of a decoded document; as above."""
+        try:
+            return msgspec.convert({} if part is None else _without_nulls(part), type_)
         except msgspec.MsgspecError as error:
             self._note(where, str(error))
             return None
@@ -96,8 +103,17 @@ class Reading:
 
     def _note(self, where: str, why: str) -> None:
         self.problems.append(
-            Problem(UNREADABLE, f"{self._where}.{where}: {why}", "mend it, or wait until it is written anew")
+            Problem(UNREADABLE, f"{where}: {why}", "mend it, or wait until it is written anew")
         )
+
+
+def _without_nulls(part: object) -> object:
+    """Without the members of objects that are null."""
+    if isinstance(part, dict):
+        return {name: _without_nulls(value) for name, value in part.items() if value is not None}
+    if isinstance(part, list):
+        return [_without_nulls(value) for value in part]
+    return part
 
 
 def outside(addresses: tuple[Cidr, ...], prefixes: tuple[Cidr, ...]) -> tuple[Cidr, ...]:

@@ -23,11 +23,10 @@ class VSwitch(msgspec.Struct, frozen=True, gc=False, rename="kebab"):
 
 class PrivateIp(msgspec.Struct, frozen=True, gc=False, rename="kebab"):
     private_ip_address: str = ""
-    primary: bool = False
 
 
 class Eni(msgspec.Struct, frozen=True, gc=False, rename="kebab"):
-    """One of `status.alibaba-cloud.enis`."""
+    """One of `status.alibaba-cloud.enis`. private_ipsets: the primary address too, which serves pods like the others."""
 
     mac_address: str = ""
     type: str = ""
@@ -37,24 +36,24 @@ class Eni(msgspec.Struct, frozen=True, gc=False, rename="kebab"):
 
 
 class Status(msgspec.Struct, frozen=True):
-    enis: dict[str, msgspec.Raw] | None = None
+    enis: dict[str, object] | None = None
 
 
 def read(spec: bytes, status: bytes) -> Read:
     """Every interface; the instance's own first one serves no pods."""
     del spec  # it says nothing that concerns an agent
-    reading = Reading("status.alibaba-cloud")
-    shown = reading.struct(msgspec.Raw(status), Status, "enis") or Status()
+    reading = Reading()
+    shown = reading.document(status, Status, f"status.{FIELD}") or Status()
     found = []
-    for name, raw in sorted((shown.enis or {}).items()):
-        eni = reading.struct(raw, Eni, f"enis.{name}")
+    for name, part in sorted((shown.enis or {}).items()):
+        where = f"status.{FIELD}.enis.{name}"
+        eni = reading.struct(part, Eni, where)
         if eni is not None:
-            found.append(_uplink(name, eni, reading))
+            found.append(_uplink(name, eni, reading, where))
     return Read(tuple(found), tuple(reading.problems))
 
 
-def _uplink(name: str, eni: Eni, reading: Reading) -> Uplink:
-    where = f"enis.{name}"
+def _uplink(name: str, eni: Eni, reading: Reading, where: str) -> Uplink:
     gateways: dict[Family, Cidr] = {}
     native = []
     for text, field in ((eni.vswitch.cidr, "cidr"), (eni.vswitch.ipv6_cidr, "ipv6-cidr")):
@@ -63,7 +62,7 @@ def _uplink(name: str, eni: Eni, reading: Reading) -> Uplink:
             native.append(cidr)
             if cidr.family == "ipv4" and cidr.size > 2:
                 gateways["ipv4"] = Cidr(32, cidr.last - 2, 32)  # a vSwitch's third address from the end
-    texts = [each.private_ip_address for each in eni.private_ipsets or () if not each.primary]
+    texts = [each.private_ip_address for each in eni.private_ipsets or ()]
     return Uplink(
         id=name,
         number=_index(eni.tags or {}),

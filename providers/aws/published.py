@@ -40,7 +40,7 @@ class Eni(msgspec.Struct, frozen=True, gc=False, rename="kebab"):
 
 
 class Status(msgspec.Struct, frozen=True):
-    enis: dict[str, msgspec.Raw] | None = None
+    enis: dict[str, object] | None = None
 
 
 class Spec(msgspec.Struct, frozen=True, rename="kebab"):
@@ -59,19 +59,19 @@ class Spec(msgspec.Struct, frozen=True, rename="kebab"):
 
 def read(spec: bytes, status: bytes) -> Read:
     """Every interface, excluded ones too."""
-    reading = Reading("status.eni")
-    wishes = reading.struct(msgspec.Raw(spec), Spec, "spec") or Spec()
-    shown = reading.struct(msgspec.Raw(status), Status, "enis") or Status()
+    reading = Reading()
+    wishes = reading.document(spec, Spec, f"spec.{FIELD}")
+    shown = reading.document(status, Status, f"status.{FIELD}") or Status()
     found = []
-    for name, raw in sorted((shown.enis or {}).items()):
-        eni = reading.struct(raw, Eni, f"enis.{name}")
+    for name, part in sorted((shown.enis or {}).items()):
+        where = f"status.{FIELD}.enis.{name}"
+        eni = reading.struct(part, Eni, where)
         if eni is not None:
-            found.append(_uplink(name, eni, wishes, reading))
+            found.append(_uplink(name, eni, wishes, reading, where))
     return Read(tuple(found), tuple(reading.problems))
 
 
-def _uplink(name: str, eni: Eni, wishes: Spec, reading: Reading) -> Uplink:
-    where = f"enis.{name}"
+def _uplink(name: str, eni: Eni, wishes: Spec | None, reading: Reading, where: str) -> Uplink:
     prefixes = (
         *reading.cidrs(eni.prefixes, f"{where}.prefixes"),
         *reading.cidrs(eni.ipv6_prefixes, f"{where}.ipv6-prefixes"),
@@ -89,7 +89,7 @@ def _uplink(name: str, eni: Eni, wishes: Spec, reading: Reading) -> Uplink:
         native=reading.cidrs([*primary, *(eni.vpc.cidrs or ())], f"{where}.vpc"),
         addresses=outside(reading.addresses(eni.addresses, f"{where}.addresses"), prefixes),
         prefixes=prefixes,
-        excluded=wishes.excludes(eni),
+        excluded=wishes is None or wishes.excludes(eni),  # none may be used that is not known to be wanted
     )
 
 

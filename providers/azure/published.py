@@ -36,7 +36,7 @@ class Interface(msgspec.Struct, frozen=True, gc=False):
 
 
 class Status(msgspec.Struct, frozen=True):
-    interfaces: list[msgspec.Raw] | None = None
+    interfaces: list[object] | None = None
 
 
 class Spec(msgspec.Struct, frozen=True, rename="kebab"):
@@ -47,19 +47,19 @@ class Spec(msgspec.Struct, frozen=True, rename="kebab"):
 
 def read(spec: bytes, status: bytes) -> Read:
     """Every interface, excluded ones too."""
-    reading = Reading("status.azure")
-    wishes = reading.struct(msgspec.Raw(spec), Spec, "spec") or Spec()
-    shown = reading.struct(msgspec.Raw(status), Status, "interfaces") or Status()
+    reading = Reading()
+    wishes = reading.document(spec, Spec, f"spec.{FIELD}")
+    shown = reading.document(status, Status, f"status.{FIELD}") or Status()
     found: dict[str, Uplink] = {}
-    for at, raw in enumerate(shown.interfaces or ()):
-        interface = reading.struct(raw, Interface, f"interfaces[{at}]")
+    for at, part in enumerate(shown.interfaces or ()):
+        where = f"status.{FIELD}.interfaces[{at}]"
+        interface = reading.struct(part, Interface, where)
         if interface is not None and interface.id:
-            found[interface.id] = _uplink(interface, wishes, reading)
+            found[interface.id] = _uplink(interface, wishes, reading, where)
     return Read(tuple(found[name] for name in sorted(found)), tuple(reading.problems))
 
 
-def _uplink(interface: Interface, wishes: Spec, reading: Reading) -> Uplink:
-    where = f"interfaces.{interface.name or interface.id}"
+def _uplink(interface: Interface, wishes: Spec | None, reading: Reading, where: str) -> Uplink:
     texts = [each.ip for each in interface.addresses or () if each.state.lower() == USABLE]
     prefixes = reading.cidrs([text for text in texts if "/" in text], f"{where}.addresses")
     single = reading.addresses([text for text in texts if "/" not in text], f"{where}.addresses")
@@ -77,7 +77,7 @@ def _uplink(interface: Interface, wishes: Spec, reading: Reading) -> Uplink:
         native=(cidr,) if cidr is not None else (),
         addresses=outside(single, prefixes),
         prefixes=prefixes,
-        excluded=bool(wishes.interface_name) and interface.name != wishes.interface_name,
+        excluded=wishes is None or wishes.interface_name not in ("", interface.name),
     )
 
 

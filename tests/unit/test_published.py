@@ -119,16 +119,43 @@ def test_an_alibaba_interface() -> None:
             mac="00:16:3e:00:00:01",
             gateways={"ipv4": parse_address("192.168.0.253")},
             native=(parse("192.168.0.0/24"),),
-            addresses=addresses("192.168.0.11", "192.168.0.12"),
+            addresses=addresses("192.168.0.10", "192.168.0.11", "192.168.0.12"),
         ),
     )
     assert read("alibabacloud", {"enis": {"eni-a": {**eni, "type": "Primary"}}}).uplinks[0].excluded
 
 
 @pytest.mark.parametrize("mode", sorted(FORMS))
-@pytest.mark.parametrize("status", [{}, {"enis": None, "interfaces": None}, {"enis": {}, "interfaces": []}])
-def test_nothing_is_no_interface(mode: str, status: dict[str, Any]) -> None:
-    assert read(mode, status) == Read()
+@pytest.mark.parametrize(
+    "status", [None, {}, {"enis": None, "interfaces": None}, {"enis": {}, "interfaces": []}]
+)
+def test_nothing_is_no_interface(mode: str, status: dict[str, Any] | None) -> None:
+    form = form_of(mode)
+    assert form is not None
+    assert form.read(b"null", json.dumps(status).encode()) == Read()
+
+
+def test_null_is_what_is_missing() -> None:
+    """Go's encoders write it, and its decoders take it for nothing."""
+    empty = dict.fromkeys(("number", "mac", "subnet", "vpc", "prefixes", "tags"))
+    found = read("eni", {"enis": {"eni-1": {**ENI, **empty}}})
+    assert found.problems == ()
+    assert found.uplinks[0].number == 0
+    azure = read(
+        "azure",
+        {"interfaces": [{"id": "a", "gateway": None, "addresses": [{"ip": "10.0.0.4", "state": None}]}]},
+    )
+    assert azure.problems == ()
+    assert azure.uplinks[0].addresses == addresses("10.0.0.4")
+    assert read("alibabacloud", {"enis": {"a": {"vswitch": None}}}).uplinks == (Uplink("a"),)
+
+
+@pytest.mark.parametrize("mode", ["eni", "azure"])
+def test_a_wish_that_cannot_be_read_excludes_all(mode: str) -> None:
+    status = {"enis": {"eni-1": ENI}, "interfaces": [{"id": "a"}]}
+    found = read(mode, status, {"first-interface-index": "x", "interface-name": 3})
+    assert found.uplinks[0].excluded
+    assert found.problems[0].text.startswith(f"spec.{mode}: ")
 
 
 def test_a_part_that_makes_no_sense_hides_nothing_else() -> None:
