@@ -63,7 +63,9 @@ async def run_nothing(folder: Path) -> None:
         socket=folder / "agent.sock",
         state=folder / "state",
     )
-    side = SqliteSide(f"sqlite:///{folder / 'omnipam.db'}", "node-1", pooled=False, facts=Facts())
+    side = SqliteSide(
+        f"sqlite:///{folder / 'omnipam.db'}", "node-1", pooled=False, facts=Facts(), log=logger()
+    )
     await side.open()
     node = NodeAgent(families=("ipv4",), pooled=False)
     await Agent(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .bitmap import Bitmap
 from .errors import Conflict, Invalid
 from .values import Block
@@ -18,11 +20,13 @@ class Addresses:
     Parked: kept for an owner who is away; handed to others only when nothing is even cooling.
     """
 
-    __slots__ = ("_base", "_cooling", "_next", "_parked", "_set", "block", "gateway", "total")
+    __slots__ = ("_base", "_cooling", "_next", "_parked", "_set", "block", "gateway", "total", "watched_by")
 
     def __init__(self, block: Block, *, gateway: bool) -> None:
         cidr = block.cidr
         self.block = block
+        self.watched_by: Callable[[], None] | None = None
+        """Called when some became free, used, cooling or parked."""
         self._base = cidr.first
         self._set = Bitmap(cidr.bits - cidr.length)  # what is set is not free
         self._cooling: dict[int, float] = {}  # address → until when; in the order in which they came
@@ -107,6 +111,7 @@ class Addresses:
             self._set.fill(offset, 0)
         following = offset + 1
         self._next = following if following < self._set.size else 0
+        self._changed()
 
     def release(self, address: int, cools_until: float | None = None) -> None:
         """Gives a used one back, to cool until then if a time is given. One that is not used stays as it is."""
@@ -118,6 +123,7 @@ class Addresses:
             self._set.clear(offset)
         else:
             self._cooling[address] = cools_until
+        self._changed()
 
     def park(self, address: int) -> None:
         """Keeps one, whether used, cooling or free, for an owner who comes back."""
@@ -128,15 +134,24 @@ class Addresses:
             self._set.fill(offset, 0)
         self._cooling.pop(address, None)
         self._parked[address] = None
+        self._changed()
 
     def thaw(self, now: float) -> None:
         """What has cooled for long enough is free again."""
+        thawed = False
         while self._cooling:
             address = next(iter(self._cooling))
             if self._cooling[address] > now:
-                return
+                break
             del self._cooling[address]
             self._set.clear(address - self._base)
+            thawed = True
+        if thawed:
+            self._changed()
+
+    def _changed(self) -> None:
+        if self.watched_by is not None:
+            self.watched_by()
 
     def _is_withheld(self, address: int) -> bool:
         cidr = self.block.cidr

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from .cidr import Family, format_address
-from .errors import Conflict, Exhausted, Invalid, NotFound
+from .errors import Conflict, Exhausted, Invalid, NotFound, Retryable
 from .values import Block
 
 Key = tuple[str, str, str]
@@ -30,6 +30,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     named: families whose pool the caller named itself; else the pool may have been another at an earlier, equal request.
     sticky: its addresses are kept for the owner when they are released.
+    avoid: addresses that it must not get, as (bits, address): what its network uses as gateways.
+    waits_as: how it is counted while it waits, where another request of the same owner is the same wish; empty: by its key.
     expires: seconds since the epoch when they are released by themselves; None: never.
     """
 
@@ -39,6 +41,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     named: frozenset[Family] = frozenset()
     sticky: bool = False
     expires: float | None = None
+    avoid: frozenset[tuple[int, int]] = frozenset()
+    waits_as: str = ""
 
 
 class Given(msgspec.Struct, frozen=True, gc=False):
@@ -107,6 +111,12 @@ class UnknownPool(NotFound):
         self.details: Mapping[str, object] = {"pool": pool, "family": family}
 
 
+class NotForPods(Invalid):
+    """The address asked for is no pod's: the block's first, last or gateway, the machine's own, or a gateway by the caller's wish."""
+
+    reason = "NotForPods"
+
+
 class AddressInUse(Conflict):
     """The address asked for is somebody else's."""
 
@@ -123,6 +133,12 @@ class BlockTooSmall(Invalid):
     """The pool's blocks have no room for a gateway beside pods."""
 
     reason = "BlockTooSmall"
+
+
+class NoUplink(Retryable):
+    """The node's object does not show the interface that an address belongs to. It may again."""
+
+    reason = "NoInterface"
 
 
 class NoAddress(Exhausted):

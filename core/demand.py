@@ -1,6 +1,6 @@
 """How many addresses a node asks of each pool: what is in use, the pods that wait, and a buffer. Pure; the clock is passed in.
 
-Source: Cilium's multi-pool manager (`neededIPCeil`, `pendingAllocationsPerPool`).
+Source: Cilium's multi-pool manager (`neededIPCeil`, `pendingAllocationsPerPool`), which rounds nothing where a cloud is paid for it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ def needed_ip_ceil(number: int, pre_allocate: int) -> int:
         return number
     whole, rest = divmod(number, pre_allocate)
     return (whole + (2 if rest else 1)) * pre_allocate
+
+
+def needed_ip_linear(number: int, pre_allocate: int) -> int:
+    """The number with exactly `pre_allocate` to spare."""
+    return number + max(0, pre_allocate)
 
 
 class Pending:

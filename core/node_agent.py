@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from .addresses import Addresses
 from .attachment import (
@@ -12,7 +13,9 @@ from .attachment import (
     Given,
     Key,
     NoAddress,
+    NotForPods,
     NotYours,
+    NoUplink,
     PoolMismatch,
     Request,
     Stored,
@@ -22,12 +25,15 @@ from .attachment import (
 from .cidr import BITS, Cidr, Family, format_address
 from .errors import Conflict
 from .reservations import Change, Place, Reservations
+from .uplink import Uplink, Uplinks
 from .values import DEFAULT_POOL
 
 
 class NodeAgent(Reservations):
     """One node; its blocks and demand as `NodeBlocks`, who holds what as `Reservations`.
 
+    gateway: each block keeps its first usable address; False: addresses belong to the node's interfaces, and one whose interface
+    is not known is given to nobody.
     cool_down_s: before a released address is given again, while others are free.
     default_pool: what blocks are of that belong to no named pool.
     """
@@ -41,6 +47,7 @@ class NodeAgent(Reservations):
         cool_down_s: float = 30.0,
         default_pool: str = DEFAULT_POOL,
         pre_allocate: Mapping[str, int] | None = None,
+        rounded: bool = True,
     ) -> None:
         super().__init__(
             families=families,
@@ -48,10 +55,14 @@ class NodeAgent(Reservations):
             gateway=gateway,
             cool_down_s=cool_down_s,
             pre_allocate=pre_allocate,
+            rounded=rounded,
         )
         self.default_pool = default_pool
         self.known_pools: Mapping[str, frozenset[Family]] | None = None
         self._excluded: frozenset[Place] = frozenset()
+        self.uplinks = Uplinks()
+        """The node's interfaces, as its object shows them."""
+        self._last_uplinks: dict[Place, Uplink] = {}  # of addresses whose interface is shown no more
         self.displaced: tuple[Allocation, ...] = ()
         """By the last new allocation, or release: what had been kept for an owner, be it for this very one."""
 
@@ -63,20 +74,42 @@ class NodeAgent(Reservations):
         """The machine's own addresses: never given to anybody."""
         self._excluded = frozenset((each.bits, each.first) for each in addresses)
 
+    def uplinks_seen(self, uplinks: Iterable[Uplink]) -> None:
+        """The node's interfaces, as its object shows them now: all of them. Of what is held the one last known is kept."""
+        seen = Uplinks(uplinks)
+        cooling = (allocation for allocation, _ in self._cooling.values())
+        gone: dict[Place, Uplink] = {}
+        for allocation in chain(self._held.values(), self._parked.values(), cooling):
+            for given in allocation.given:
+                if seen.of(Cidr(given.bits, given.address, given.bits)) is None:
+                    last = self.uplink(given)
+                    if last is not None:
+                        gone[given.place] = last
+        self.uplinks, self._last_uplinks = seen, gone
+
+    def uplink(self, given: Given) -> Uplink | None:
+        """The interface that an address belongs to, or did when it was last shown; None: it is not known, or it belongs to none."""
+        if self._gateway:
+            return None
+        shown = self.uplinks.of(Cidr(given.bits, given.address, given.bits))
+        return shown or self._last_uplinks.get(given.place)
+
     def allocate(self, request: Request, now: float) -> tuple[Allocation, bool]:
         """The addresses of the key, and whether they are new. All families or none.
 
         Raises NoAddress, and then counts it as waiting for all families; PoolMismatch, AddressInUse, BlockTooSmall, UnknownPool;
-        Conflict where the key has others already.
+        NoUplink where the interface of an address is not known, be it held already; Conflict where the key has others already.
         """
         held = self._held.get(request.key)
         if held is not None:
             self._compare(held, request)
+            self._check_uplinks(held.given)
             return held, False
         chosen = self._returning(request) or self._choose(request, now)
         given = tuple(
             Given(each.block.cidr.family, address, each.block, each.gateway) for each, address in chosen
         )
+        self._check_uplinks(given)
         displaced: list[Allocation] = []
         for each, address in chosen:
             if each.is_parked(address):
@@ -90,7 +123,7 @@ class NodeAgent(Reservations):
         self._next_id += 1
         self._hold(allocation)
         self._changes.append(Change(allocation.id, Stored(allocation)))
-        self.pending.done(waiting(request.key))
+        self.pending.done(waiting(request))
         self.displaced = tuple(displaced)
         return allocation, True
 
@@ -99,7 +132,7 @@ class NodeAgent(Reservations):
         allocation = self._held.get(key)
         if allocation is not None and owner is not None and owner != allocation.owner:
             raise NotYours(f"{'/'.join(key)} is held by {allocation.owner}, not by {owner}")
-        self.pending.done(waiting(key))
+        self.pending.done("/".join(key))
         if allocation is None:
             return None
         self._let_go(allocation)
@@ -109,7 +142,7 @@ class NodeAgent(Reservations):
             if before is not None:
                 self._cool(before, now)
                 self.displaced = (before,)
-            self._parked[allocation.owner] = allocation
+            self._park(allocation, now)
             for given in allocation.given:
                 for each in self._blocks_with(given):
                     each.park(given.address)
@@ -123,6 +156,10 @@ class NodeAgent(Reservations):
     # -- within
 
     def _compare(self, held: Allocation, request: Request) -> None:
+        if request.owner != held.owner:
+            raise Conflict(
+                f"{'/'.join(request.key)} is held by {held.owner}, and asked for by {request.owner}: release it first"
+            )
         has = {given.family: given for given in held.given}
         for want in request.wants:
             given = has.pop(want.family, None)
@@ -137,6 +174,15 @@ class NodeAgent(Reservations):
             f"{'/'.join(request.key)} has {addresses} already, which is not what is asked for now: release it first"
         )
 
+    def _check_uplinks(self, given: Iterable[Given]) -> None:
+        if self._gateway:
+            return
+        for each in given:
+            if self.uplink(each) is None:
+                raise NoUplink(
+                    f"the interface of {each} is not known: the node's object shows none that has it; try again, or release it"
+                )
+
     def _returning(self, request: Request) -> list[tuple[Addresses, int]] | None:
         """The addresses that are kept for this owner, if they are what it asks for."""
         parked = self._parked.get(request.owner) if request.sticky else None
@@ -149,7 +195,9 @@ class NodeAgent(Reservations):
                 return None
             blocks = self._pools.get((want.pool, want.family))
             each = blocks.find(given.address) if blocks is not None else None
-            if blocks is None or each is None or blocks.is_removed(each) or not each.is_parked(given.address):
+            if blocks is None or each is None or not each.is_parked(given.address):
+                return None
+            if blocks.is_removed(each) or blocks.is_withheld(each) or given.place in request.avoid:
                 return None
             chosen.append((each, given.address))
         return chosen
@@ -159,11 +207,13 @@ class NodeAgent(Reservations):
         for want in request.wants:
             self._check_pool(want)
             found = (
-                self._exactly(want, want.address, now) if want.address is not None else self._any(want, now)
+                self._exactly(want, want.address, request.avoid, now)
+                if want.address is not None
+                else self._any(want, request.avoid, now)
             )
             if found is None:
                 for each in request.wants:
-                    self.pending.add(each.pool, each.family, waiting(request.key), now)
+                    self.pending.add(each.pool, each.family, waiting(request), now)
                 raise self._no_address(want)
             chosen.append(found)
         return chosen
@@ -179,28 +229,44 @@ class NodeAgent(Reservations):
         if want.family not in families:
             raise UnknownPool(f"pool {want.pool} has no {want.family} range", want.pool, want.family)
 
-    def _any(self, want: Want, now: float) -> tuple[Addresses, int] | None:
+    def _any(self, want: Want, avoid: frozenset[Place], now: float) -> tuple[Addresses, int] | None:
         blocks = self._pools.get((want.pool, want.family))
         if blocks is None:
             return None
-        while (found := blocks.choose(now)) is not None:
-            each, address = found
-            if self._gateway and each.too_small:
-                raise BlockTooSmall(
-                    f"pool {want.pool}: {each.block.cidr} has no room for a gateway beside pods: use larger blocks"
-                )
-            place = each.block.cidr.bits, address
-            if place not in self._holders and place not in self._excluded:
-                return found
-            each.take(address)  # an overlapping block, or the machine itself, has it: it is not met again
-            self._doubled.add(place)
+        passed: list[tuple[Addresses, int, bool]] = []
+        try:
+            while (found := blocks.choose(now)) is not None:
+                each, address = found
+                if self._gateway and each.too_small:
+                    raise BlockTooSmall(
+                        f"pool {want.pool}: {each.block.cidr} has no room for a gateway beside pods: use larger blocks"
+                    )
+                place = each.block.cidr.bits, address
+                if place in avoid:
+                    passed.append((each, address, each.is_parked(address)))
+                    each.take(address)  # until another one is found
+                elif place in self._holders or place in self._excluded:
+                    each.take(
+                        address
+                    )  # an overlapping block, or the machine itself, has it: it is not met again
+                    self._doubled.add(place)
+                else:
+                    return found
+        finally:
+            for each, address, parked in passed:
+                if parked:
+                    each.park(address)
+                else:
+                    each.release(address, self._cools_until((each.block.cidr.bits, address)))
         return None
 
-    def _exactly(self, want: Want, address: int, now: float) -> tuple[Addresses, int] | None:
+    def _exactly(
+        self, want: Want, address: int, avoid: frozenset[Place], now: float
+    ) -> tuple[Addresses, int] | None:
         text = format_address(address, BITS[want.family])
         blocks = self._pools.get((want.pool, want.family))
         each = blocks.find(address) if blocks is not None else None
-        if blocks is None or not blocks.usable:
+        if blocks is None or blocks.is_empty:
             return None
         if each is None or blocks.is_removed(each):
             raise PoolMismatch(f"{text} is outside pool {want.pool} on this node")
@@ -210,19 +276,25 @@ class NodeAgent(Reservations):
         holder = self._holders.get((each.block.cidr.bits, address))
         if holder is not None:
             raise AddressInUse(f"{text} is in use by {holder.owner}")
-        if not each.is_free(address) or (each.block.cidr.bits, address) in self._excluded:
-            whose = "kept for an owner who is away" if each.is_parked(address) else "not for pods"
-            raise AddressInUse(f"{text} is {whose}")
+        if blocks.is_withheld(each):
+            raise AddressInUse(f"{text} is being given back")
+        if each.is_parked(address):
+            raise AddressInUse(f"{text} is kept for an owner who is away")
+        place = each.block.cidr.bits, address
+        if place in avoid or place in self._excluded or not each.is_free(address):
+            raise NotForPods(
+                f"{text} is not for pods: a gateway, the block's first or last, or the machine's own"
+            )
         return each, address
 
     def _no_address(self, want: Want) -> NoAddress:
         blocks = self._pools.get((want.pool, want.family))
-        used = sum(each.used + each.parked for each in blocks.usable) if blocks is not None else 0
+        used = blocks.total - blocks.free - blocks.cooling if blocks is not None else 0
         requested = self._needed(want.pool, want.family, self._in_use(want.pool, want.family))
         total = blocks.total if blocks is not None else 0
-        return NoAddress(want.pool, want.family, used, total, requested if self.pooled else 0)
+        return NoAddress(want.pool, want.family, used, total, requested if self._by_demand else 0)
 
 
-def waiting(key: Key) -> str:
-    """How an attachment is called among those that wait."""
-    return "/".join(key)
+def waiting(request: Request) -> str:
+    """How a request is called among those that wait."""
+    return request.waits_as or "/".join(request.key)

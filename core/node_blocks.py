@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
 from .addresses import Addresses
 from .attachment import Given
 from .cidr import Cidr, Family
-from .demand import Pending, needed_ip_ceil
+from .demand import Pending, needed_ip_ceil, needed_ip_linear
 from .pool_blocks import PoolBlocks
 from .values import Block, Demand
 
@@ -35,7 +35,8 @@ class NodeBlocks:
 
     pooled: pools have names, and demand is a number of addresses; else all blocks are one pool's, and a block is asked for by
     calling those that there are depleted. gateway: each block keeps its first usable address.
-    pre_allocate: addresses to have ready, by pool.
+    pre_allocate: addresses to have ready, by pool. rounded: what is asked for is rounded up, so that it seldom changes; else it is
+    exact, and blocks are given up by it though pools have no names.
     """
 
     def __init__(
@@ -45,15 +46,20 @@ class NodeBlocks:
         pooled: bool,
         gateway: bool,
         pre_allocate: Mapping[str, int] | None,
+        rounded: bool,
     ) -> None:
         self.families, self.pooled = families, pooled
         self.pending = Pending()
         self._gateway = gateway
-        self._pre_allocate = dict(pre_allocate or {})
+        self._needed_ip = needed_ip_ceil if rounded else needed_ip_linear
+        self._by_demand = pooled or not rounded
+        self._configured = dict(pre_allocate or {})
+        self._pre_allocate = self._configured
         self._pools: dict[tuple[str, Family], PoolBlocks] = {}
+        self._withheld: frozenset[Cidr] = frozenset()
 
-    def _occupy(self, each: Addresses) -> None:
-        """Marks in a block that is new what is in use there."""
+    def _occupy(self, new: Collection[Addresses]) -> None:
+        """Marks in blocks that are new what is in use there."""
         raise NotImplementedError
 
     # -- what there is
@@ -62,19 +68,9 @@ class NodeBlocks:
         """By pool, IPv4 first."""
         found = []
         for (pool, family), blocks in sorted(self._pools.items()):
-            for each in blocks.usable:
-                each.thaw(now)
-            usable = blocks.usable
+            blocks.thaw(now)
             found.append(
-                PoolState(
-                    pool,
-                    family,
-                    blocks.listed,
-                    sum(each.used + each.parked for each in blocks.ranges),
-                    blocks.free,
-                    blocks.cooling,
-                    sum(each.total for each in usable),
-                )
+                PoolState(pool, family, blocks.listed, blocks.held, blocks.free, blocks.cooling, blocks.total)
             )
         return tuple(found)
 
@@ -83,7 +79,7 @@ class NodeBlocks:
         return tuple(
             Given(family, each.gateway, each.block, each.gateway)
             for (_, family), blocks in sorted(self._pools.items())
-            for each in blocks.usable
+            for each in (blocks.usable if self._gateway else ())
             if each.gateway is not None
         )
 
@@ -95,19 +91,29 @@ class NodeBlocks:
         for block in blocks:
             if block.cidr.family in self.families:
                 shown.setdefault((block.pool, block.cidr.family), []).append(block)
-        grown = False
+        grown, added = False, list[Addresses]()
         for key, those in shown.items():
             pool = self._pools.get(key)
             if pool is None:
-                pool = self._pools[key] = PoolBlocks(gateway=self._gateway)
+                pool = self._blocks(key)
             before = pool.removed
             new = pool.update(those)
-            for each in new:
-                self._occupy(each)
+            added += new
             grown = grown or bool(new) or pool.removed != before
             if not pool.ranges and not pool.released:
                 del self._pools[key]
+        self._occupy(added)
         return grown
+
+    def withhold(self, blocks: Collection[Cidr]) -> None:
+        """Of exactly these blocks nothing new is given until this is called again without them; what is held stays."""
+        self._withheld = frozenset(blocks)
+        for each in self._pools.values():
+            each.withhold(self._withheld)
+
+    def pre_allocates(self, pool: str, number: int) -> None:
+        """The node's object wants that many addresses of the pool to be ready; 0: as many as are configured."""
+        self._pre_allocate = self._configured | ({pool: number} if number > 0 else {})
 
     # -- what it should show
 
@@ -126,17 +132,14 @@ class NodeBlocks:
     def give_up(self, now: float) -> None:
         """Gives up blocks that are not needed, and takes back those that are and that nobody knows of."""
         for (pool, family), blocks in self._pools.items():
-            for each in blocks.ranges:
-                each.thaw(now)
+            blocks.thaw(now)
             before = set(blocks.listed)
-            if self.pooled:
+            if self._by_demand:
                 blocks.give_up(lambda n, p=pool, f=family: self._needed(p, f, n) - n)  # type: ignore[misc]  # bound now, not later
             elif len(blocks.usable) > 1 or blocks.released:
                 need = self.pending.count(pool, family) + 2 * low(blocks)
                 blocks.give_up(lambda _, n=need: n)  # type: ignore[misc]  # as above
-            for each in blocks.ranges:
-                if each.block.cidr not in before:
-                    self._occupy(each)
+            self._occupy([each for each in blocks.ranges if each.block.cidr not in before])
 
     def released(self) -> tuple[Block, ...]:
         """Blocks given up that the node's object shows still."""
@@ -161,8 +164,7 @@ class NodeBlocks:
     def resume_released(self, said: Iterable[Block]) -> None:
         """The node's object says of these blocks, which it shows, that we have given them up."""
         for block in said:
-            key = block.pool, block.cidr.family
-            self._pools.setdefault(key, PoolBlocks(gateway=self._gateway)).resume(block)
+            self._blocks((block.pool, block.cidr.family)).resume(block)
 
     def forget_told(self, shown: Iterable[Block]) -> None:
         """The object, read after our last write, shows these blocks: whatever we had given up of them is ours anew."""
@@ -182,11 +184,19 @@ class NodeBlocks:
     # -- within
 
     def _needed(self, pool: str, family: Family, in_use: int) -> int:
-        return needed_ip_ceil(in_use + self.pending.count(pool, family), self._pre_allocate.get(pool, 0))
+        return self._needed_ip(in_use + self.pending.count(pool, family), self._pre_allocate.get(pool, 0))
 
     def _in_use(self, pool: str, family: Family) -> int:
         blocks = self._pools.get((pool, family))
         return blocks.in_use if blocks is not None else 0
+
+    def _blocks(self, key: tuple[str, Family]) -> PoolBlocks:
+        """Those of a pool, which are made where there are none."""
+        blocks = self._pools.get(key)
+        if blocks is None:
+            blocks = self._pools[key] = PoolBlocks(gateway=self._gateway)
+            blocks.withhold(self._withheld)
+        return blocks
 
     def _blocks_of(self, block: Block) -> PoolBlocks:
         return self._pools.get((block.pool, block.cidr.family)) or PoolBlocks(gateway=self._gateway)

@@ -7,9 +7,10 @@ told that it was given up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from .addresses import Addresses
+from .block_index import BlockIndex
 from .cidr import Cidr
 from .values import Block
 
@@ -23,8 +24,11 @@ class PoolBlocks:
     def __init__(self, *, gateway: bool) -> None:
         self._gateway = gateway
         self._ranges: dict[Cidr, Addresses] = {}
+        self._index = BlockIndex()
+        self._listed: tuple[Cidr, ...] | None = None  # until a block comes or goes
         self._removed: set[Cidr] = set()  # in use, and no longer in the node's object
         self._released: dict[Cidr, Block] = {}  # given up, and still in the node's object as far as we know
+        self._withheld: frozenset[Cidr] = frozenset()
         self._told: set[Cidr] = set()  # of those: the ones that somebody may have learned of
 
     # -- what there is
@@ -37,7 +41,12 @@ class PoolBlocks:
     @property
     def usable(self) -> tuple[Addresses, ...]:
         """Those that addresses are given from."""
-        return tuple(each for cidr, each in self._ranges.items() if cidr not in self._removed)
+        return tuple(each for cidr, each in self._ranges.items() if self._gives(cidr))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the node's object shows none, but what we have given up."""
+        return len(self._removed) == len(self._ranges)
 
     @property
     def removed(self) -> frozenset[Cidr]:
@@ -51,69 +60,83 @@ class PoolBlocks:
     @property
     def listed(self) -> tuple[Cidr, ...]:
         """What the node says that it holds."""
-        return tuple(sorted(self._ranges))
+        if self._listed is None:
+            self._listed = tuple(sorted(self._ranges))
+        return self._listed
+
+    @property
+    def held(self) -> int:
+        """Addresses used or parked, those in blocks that were taken away included."""
+        return self._index.held
 
     @property
     def in_use(self) -> int:
-        """Addresses in use, gateways included; cooling ones are not."""
-        return sum(
-            each.used + each.parked + (each.gateway is not None and cidr not in self._removed)
-            for cidr, each in self._ranges.items()
-        )
+        """Addresses in use, gateways included; cooling ones are not, nor those kept for an owner who is away."""
+        return self._index.held - self._index.kept + self._index.gateways
 
     @property
     def free(self) -> int:
         """Addresses that could be given out; cooling ones are not among them."""
-        return sum(each.free for each in self.usable)
+        return self._index.free
 
     @property
     def cooling(self) -> int:
-        return sum(each.cooling for each in self.usable)
+        return self._index.cooling
 
     @property
     def total(self) -> int:
-        return sum(each.total for each in self.usable)
+        return self._index.total
 
     def get(self, cidr: Cidr) -> Addresses | None:
         """The block of that CIDR, if it is in service or was taken away while in use."""
         return self._ranges.get(cidr)
 
     def find(self, address: int) -> Addresses | None:
-        """The block that holds it; one that is in service rather than one that was taken away."""
+        """The block that holds it; one that is in service rather than one that was taken away, then the smaller one."""
         removed = None
-        for cidr, each in self._ranges.items():
-            if each.contains(address):
-                if cidr not in self._removed:
-                    return each
-                removed = each
+        for each in self._index.holding(address):
+            if each.block.cidr not in self._removed:
+                return each
+            removed = removed or each
         return removed
+
+    def holding(self, address: int) -> tuple[Addresses, ...]:
+        """Every block that holds it."""
+        return tuple(self._index.holding(address))
 
     def is_removed(self, each: Addresses) -> bool:
         return each.block.cidr in self._removed
 
+    def is_withheld(self, each: Addresses) -> bool:
+        return each.block.cidr in self._withheld
+
     def choose(self, now: float) -> tuple[Addresses, int] | None:
-        """The next address: free in the first block that has one, else the one that has cooled longest, else one parked."""
-        oldest: tuple[float, int] | None = None
-        cooled: Addresses | None = None
-        parked: Addresses | None = None
-        for cidr, each in self._ranges.items():
-            if cidr in self._removed:
-                continue
-            address = each.choose(now)
-            if address is not None:
-                return each, address
-            candidate = each.oldest_cooling()
-            if candidate is not None and (oldest is None or candidate < oldest):
-                oldest, cooled = candidate, each
-            if parked is None and each.parked:
-                parked = each
-        if oldest is not None and cooled is not None:
-            return cooled, oldest[1]
-        if parked is not None and (address := parked.oldest_parked()) is not None:
-            return parked, address
-        return None
+        """The next address: free in the first block that has one, else the one that has cooled longest, else one parked.
+
+        Of blocks of one address, one just given back comes last.
+        """
+        self._index.thaw(now)
+        each = self._index.first_free()
+        address = each.choose(now) if each is not None else None
+        if each is not None and address is not None:
+            return each, address
+        if (cooled := self._index.oldest_cooling()) is not None:
+            return cooled
+        each = self._index.oldest_parked()
+        address = each.oldest_parked() if each is not None else None
+        return None if each is None or address is None else (each, address)
 
     # -- what changes
+
+    def withhold(self, cidrs: Collection[Cidr]) -> None:
+        """Of exactly these, whether they are here already or come later, nothing is given from now on; of all others it is."""
+        before, self._withheld = self._withheld, frozenset(cidrs)
+        for cidr in before ^ self._withheld:
+            self._see(cidr)
+
+    def thaw(self, now: float) -> None:
+        """What has cooled for long enough is free again."""
+        self._index.thaw(now)
 
     def update(self, advertised: Iterable[Block]) -> tuple[Addresses, ...]:
         """Takes on what the node's object shows now. Answers the blocks that are new: what is in use there is to be marked.
@@ -127,9 +150,13 @@ class PoolBlocks:
             self._told.discard(cidr)
         for cidr in list(self._ranges):
             if cidr in shown:
-                self._removed.discard(cidr)
+                if cidr in self._removed:
+                    self._removed.discard(cidr)
+                    self._see(cidr)
             elif self._ranges[cidr].used:
-                self._removed.add(cidr)
+                if cidr not in self._removed:
+                    self._removed.add(cidr)
+                    self._see(cidr)
             else:
                 self._drop(cidr)
         new = []
@@ -171,7 +198,7 @@ class PoolBlocks:
             left = self.in_use - (each.gateway is not None)
             if self.free - each.free >= max(0, spare(left)):
                 self._released[cidr] = each.block
-                del self._ranges[cidr]
+                self._drop(cidr)
                 given.append(cidr)
         return tuple(given)
 
@@ -199,10 +226,23 @@ class PoolBlocks:
             self._released[block.cidr] = block
             self._told.add(block.cidr)
 
+    def _gives(self, cidr: Cidr) -> bool:
+        return cidr not in self._removed and cidr not in self._withheld
+
+    def _see(self, cidr: Cidr) -> None:
+        """Whether this block, if there is one, gives addresses may be otherwise than before."""
+        each = self._ranges.get(cidr)
+        if each is not None:
+            self._index.give(each, self._gives(cidr))
+
     def _add(self, block: Block) -> Addresses:
         made = self._ranges[block.cidr] = Addresses(block, gateway=self._gateway)
+        self._index.add(made)
+        self._see(block.cidr)
+        self._listed = None
         return made
 
     def _drop(self, cidr: Cidr) -> None:
-        del self._ranges[cidr]
+        self._index.drop(self._ranges.pop(cidr))
         self._removed.discard(cidr)
+        self._listed = None

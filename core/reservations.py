@@ -6,7 +6,7 @@ written is undone. An address is given only once, whatever blocks overlap: who h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -15,9 +15,12 @@ from .attachment import INFRASTRUCTURE, Allocation, Given, Key, Stored
 from .cidr import Family
 from .errors import Conflict
 from .node_blocks import NodeBlocks
-from .pool_blocks import PoolBlocks
 
 Place = tuple[int, int]
+PARKED_S = 86400.0
+"""How long an address is kept for an owner who is away. It is no demand meanwhile, and goes to others if nothing else is left."""
+LONGEST_LAPSE_S = 600.0
+"""The longest that a reservation may be told to last before it lapses."""
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -38,13 +41,17 @@ class Reservations(NodeBlocks):
         gateway: bool,
         cool_down_s: float,
         pre_allocate: Mapping[str, int] | None,
+        rounded: bool,
     ) -> None:
-        super().__init__(families=families, pooled=pooled, gateway=gateway, pre_allocate=pre_allocate)
+        super().__init__(
+            families=families, pooled=pooled, gateway=gateway, pre_allocate=pre_allocate, rounded=rounded
+        )
         self._cool_down_s = cool_down_s
         self._held: dict[Key, Allocation] = {}
         self._holders: dict[Place, Allocation] = {}
         self._doubled: set[Place] = set()  # once marked in a block beside that of who held it
         self._parked: dict[str, Allocation] = {}  # by owner
+        self._parked_at: dict[int, float] = {}  # by id
         self._expiring: dict[Key, float] = {}
         self._cooling: dict[int, tuple[Allocation, float]] = {}  # by id; in the order of their times
         self._changes: list[Change] = []
@@ -75,7 +82,7 @@ class Reservations(NodeBlocks):
         """All that must be on disk."""
         return (
             *(Stored(each) for each in self._held.values()),
-            *(Stored(each, each.since, parked=True) for each in self._parked.values()),
+            *(Stored(each, self._parked_at[each.id], parked=True) for each in self._parked.values()),
             *(Stored(each, until - self._cool_down_s) for each, until in self._cooling.values()),
         )
 
@@ -92,6 +99,7 @@ class Reservations(NodeBlocks):
         doubles: list[Allocation] = []
         later: list[Stored] = []
         for row in sorted(rows, key=lambda row: row.allocation.id):
+            row = _not_later(row, now)
             allocation = row.allocation
             self._next_id = max(self._next_id, allocation.id + 1)
             if row.parked or row.released is not None:
@@ -110,21 +118,19 @@ class Reservations(NodeBlocks):
             else:
                 self._hold(allocation)
                 for given in allocation.given:
-                    self._home(given)
+                    self._keep_block(given)
         for row in sorted(later, key=lambda row: (row.released or 0.0, row.allocation.id)):
             taken = any(given.place in self._holders for given in row.allocation.given)
             if row.parked and not taken:
                 before = self._parked.get(row.allocation.owner)
                 if before is not None:  # the newer one is its owner's
                     self._changes.append(Change(before.id, None))
-                self._parked[row.allocation.owner] = row.allocation
+                self._park(row.allocation, row.released or now)
             elif not row.parked and (row.released or 0.0) + self._cool_down_s > now:
                 self._cooling[row.allocation.id] = (row.allocation, (row.released or 0.0) + self._cool_down_s)
             else:
                 self._changes.append(Change(row.allocation.id, None))
-        for blocks in self._pools.values():
-            for each in blocks.ranges:
-                self._occupy(each)
+        self._occupy([each for blocks in self._pools.values() for each in blocks.ranges])
         return tuple(doubles)
 
     # -- what changes by itself, or could not be written down
@@ -132,10 +138,9 @@ class Reservations(NodeBlocks):
     def undo_allocate(self, allocation: Allocation, displaced: Iterable[Allocation] = ()) -> None:
         """It could not be written down: as if it had not been asked for. displaced: what it took from those it was kept for."""
         self._let_go(allocation)
-        cooling = {given.place: until for each, until in self._cooling.values() for given in each.given}
         for given in allocation.given:
             for each in self._blocks_with(given):
-                each.release(given.address, cooling.get(given.place))
+                each.release(given.address, self._cools_until(given.place))
         self._keep_again(displaced)
 
     def undo_release(self, allocation: Allocation, displaced: Iterable[Allocation] = ()) -> None:
@@ -148,10 +153,19 @@ class Reservations(NodeBlocks):
             self._home(given)
         self._keep_again(displaced)
 
+    def _cools_until(self, place: Place) -> float | None:
+        """When an address has cooled; None: it does not cool."""
+        ends = [
+            until
+            for allocation, until in self._cooling.values()
+            if any(given.place == place for given in allocation.given)
+        ]
+        return max(ends, default=None)
+
     def _keep_again(self, displaced: Iterable[Allocation]) -> None:
         for kept in displaced:
             self._cooling.pop(kept.id, None)
-            self._parked[kept.owner] = kept
+            self._park(kept, self._parked_at.get(kept.id, kept.since))
             for given in kept.given:
                 for each in self._blocks_with(given):
                     each.park(given.address)
@@ -184,6 +198,12 @@ class Reservations(NodeBlocks):
                 break
             del self._cooling[id_]
             self._changes.append(Change(id_, None))
+        for allocation in [
+            each for each in self._parked.values() if now - self._parked_at[each.id] >= PARKED_S
+        ]:
+            for given in allocation.given:
+                self._unpark(given.place)
+        self._parked_at = {each.id: self._parked_at[each.id] for each in self._parked.values()}
         return self.pending.purge(now)
 
     # -- marks in the blocks
@@ -201,40 +221,52 @@ class Reservations(NodeBlocks):
             self._holders.pop(given.place, None)
         self._expiring.pop(allocation.key, None)
 
+    def _park(self, allocation: Allocation, since: float) -> None:
+        self._parked[allocation.owner] = allocation
+        self._parked_at[allocation.id] = since
+
     def _home(self, given: Given) -> None:
         """Marks a held address used, in a block that is kept for its sake if the node shows none."""
-        blocks = self._pools.setdefault((given.pool, given.family), PoolBlocks(gateway=self._gateway))
-        each = blocks.get(given.block.cidr)
-        if each is None:
-            each = blocks.keep(given.block)
-            self._occupy(each)
-        self._force(each, given.address)
+        new = self._keep_block(given)
+        if new is not None:
+            self._occupy((new,))
+        for each in self._blocks_with(given):
+            self._force(each, given.address)
 
-    def _occupy(self, each: Addresses) -> None:
-        """Marks in a block that is new to us what is held, cooling or parked there."""
+    def _keep_block(self, given: Given) -> Addresses | None:
+        """Answers the block if it is new."""
+        blocks = self._blocks((given.pool, given.family))
+        return None if blocks.get(given.block.cidr) is not None else blocks.keep(given.block)
+
+    def _occupy(self, new: Collection[Addresses]) -> None:
+        """Marks in blocks that are new to us what is held, cooling or parked there."""
+        if not new:
+            return
+        among = frozenset(new)
         for allocation in self._held.values():
-            for given in self._inside(each, allocation):
+            for each, given in self._inside(among, allocation):
                 self._force(each, given.address)
         for allocation, until in self._cooling.values():
-            for given in self._inside(each, allocation):
+            for each, given in self._inside(among, allocation):
                 if each.is_free(given.address):
                     self._force(each, given.address)
                     each.release(given.address, until)
         for allocation in self._parked.values():
-            for given in self._inside(each, allocation):
+            for each, given in self._inside(among, allocation):
                 each.park(given.address)
 
-    def _inside(self, each: Addresses, allocation: Allocation) -> list[Given]:
-        """What of it lies in that block, which may not be the one that it was taken from."""
-        block = each.block
-        found = [
-            given
-            for given in allocation.given
-            if given.bits == block.cidr.bits and each.contains(given.address)
-        ]
-        self._doubled.update(
-            given.place for given in found if (given.pool, given.block.cidr) != (block.pool, block.cidr)
-        )
+    def _inside(self, among: frozenset[Addresses], allocation: Allocation) -> list[tuple[Addresses, Given]]:
+        """What of it lies in those blocks, which may not be the ones that it was taken from."""
+        found = []
+        for given in allocation.given:
+            for (_, family), blocks in self._pools.items():
+                if family != given.family:
+                    continue
+                for each in blocks.holding(given.address):
+                    if each in among:
+                        found.append((each, given))
+                        if (given.pool, given.block.cidr) != (each.block.pool, each.block.cidr):
+                            self._doubled.add(given.place)
         return found
 
     @staticmethod
@@ -276,10 +308,20 @@ class Reservations(NodeBlocks):
         if given.place in self._doubled:
             return [
                 each
-                for blocks in self._pools.values()
-                for each in blocks.ranges
-                if each.block.cidr.bits == given.bits and each.contains(given.address)
+                for (_, family), blocks in self._pools.items()
+                if family == given.family
+                for each in blocks.holding(given.address)
             ]
         blocks = self._pools.get((given.pool, given.family))
         each = blocks.get(given.block.cidr) if blocks is not None else None
         return [each] if each is not None else []
+
+
+def _not_later(row: Stored, now: float) -> Stored:
+    """The row, with no time that lies ahead: the machine's clock was wrong when it was written."""
+    allocation = row.allocation
+    expires = None if allocation.expires is None else min(allocation.expires, now + LONGEST_LAPSE_S)
+    if allocation.since > now or expires != allocation.expires:
+        allocation = msgspec.structs.replace(allocation, since=min(allocation.since, now), expires=expires)
+    released = None if row.released is None else min(row.released, now)
+    return Stored(allocation, released, row.parked)

@@ -2,5 +2,7 @@
 
 journal, commits: reservations on disk, many in one commit, each answered after it. service: attachments, waiting ones among them.
 http, api: the unix socket and what is served on it. selection: which pool a pod gets. leaks: reservations of pods that are gone.
-side, kube_side, sqlite_side: the node's object: blocks in, demand out. publisher: when that is written. agent: one agent's course.
+side, kube_object, kube_side, cloud_side, sqlite_side: the node's object: capacity in, demand out. half, interfaces: what is taken from
+it and what it should say, where blocks are granted and where addresses are the interfaces'. publisher: when that is written.
+instance: what the machine is in its cloud. agent: one agent's course.
 """

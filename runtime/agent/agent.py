@@ -15,6 +15,7 @@ from omnipam.core.cidr import Family
 from omnipam.core.errors import Invalid, OmnipamError
 from omnipam.core.node_agent import NodeAgent
 from omnipam.core.values import Node
+from omnipam.providers.published import FORMS
 
 from ..cni import queue
 from ..config.values import Endpoint
@@ -22,6 +23,8 @@ from ..together import Together
 from ..web import Web
 from .api import Api
 from .commits import Commits
+from .half import Blocks, Half
+from .interfaces import Interfaces, Wanted
 from .journal import FILE, Journal
 from .kube_pods import KubePods
 from .leaks import RECOVERED, Leaks
@@ -60,13 +63,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The pool whose addresses alone are masqueraded; empty: all, unless a pool says otherwise."""
     boot_id: Path = BOOT_ID
 
+    cloud_form: Wanted = "auto"
+
     @property
     def pooled(self) -> bool:
         return self.mode == "multi-pool"
 
+    @property
+    def cloud(self) -> bool:
+        """Whether addresses belong to the node's interfaces."""
+        return self.mode in FORMS
+
 
 class Agent:
-    """side: the node's object. pods: where pods are known, None on the embedded store. journal: that of `settings.state`."""
+    """side: the node's object. pods: where pods are known, None on the embedded store. journal: that of `settings.state`.
+
+    impaired: why running pods may suffer from what the store says, None if they do not.
+    """
 
     def __init__(
         self,
@@ -78,21 +91,22 @@ class Agent:
         clock: Callable[[], float],
         log: structlog.typing.FilteringBoundLogger,
         journal: Journal | None = None,
+        impaired: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._settings, self._agent, self._pods = settings, agent, pods
         self._clock, self._log = clock, log
         self._journal = journal or Journal(settings.state)
         self._boot = _read_boot(settings.boot_id)
         self._commits = Commits(self._journal.commit, self._write_whole, full=self._is_full)
+        self._commits.told = self._disk
         self._service = Service(agent, self._commits, clock=clock)
+        self._half: Half = (
+            Interfaces(agent, wanted=settings.cloud_form, clock=clock, knows=lambda: not self._lost, log=log)
+            if settings.cloud
+            else Blocks(agent, clock=clock, reports=settings.mode != "kubernetes")
+        )
         self._publisher = Publisher(
-            agent,
-            side,
-            changed=self._changed,
-            clock=clock,
-            log=log,
-            spacing_s=settings.update_s,
-            reports=settings.mode != "kubernetes",
+            self._half, side, changed=self._changed, log=log, spacing_s=settings.update_s
         )
         self._service.demanded = self._publisher.demanded
         self._api = Api(
@@ -102,7 +116,7 @@ class Agent:
             wait_s=settings.allocation_wait_s,
             clock=clock,
             ready=self._not_ready,
-            impaired=lambda: self._impaired,
+            impaired=lambda: self._impaired or impaired(),
             only_masqueraded=settings.only_masquerade_default,
         )
         self._metrics = Metrics(
@@ -123,6 +137,12 @@ class Agent:
 
     async def run(self) -> None:
         """Serves until `stop`. Raises what a person must mend."""
+        try:
+            await self._run()
+        finally:
+            self._journal.close()  # whatever went wrong: one that was not closed counts as damaged, see there
+
+    async def _run(self) -> None:
         settings = self._settings
         _prepare_state(settings.state)
         self._open()
@@ -163,11 +183,12 @@ class Agent:
                 await together.until(together.start(_wait(self._stopping)))
                 self._service.close()
                 await listening.close()
+        except queue.NoQueue as error:
+            raise Invalid(f"{error.filename}: {error.strerror}; move it away and start again") from None
         finally:
             await listening.close(0.0)
             await web.close()
             await self._commits.stop()
-            self._journal.close()
 
     # -- the state
 
@@ -207,6 +228,12 @@ class Agent:
         if booted:
             self._log.info("the machine has started anew: reservations of its pods are released")
 
+    def _disk(self, failure: OmnipamError | None) -> None:
+        if failure is None:
+            self._log.info("the disk takes reservations again")
+        else:
+            self._log.error("the disk refuses reservations: nothing is given or released", why=str(failure))
+
     def _write_whole(self) -> None:
         self._journal.rewrite(self._agent.stored(), self._boot, self._settings.node, self._lost)
 
@@ -242,7 +269,9 @@ class Agent:
                 except OmnipamError as error:
                     self._log.error("an address of a live pod cannot be kept", pod=name, why=str(error))
         self._lost = ""
+        self._half.matured()  # before anybody can ask for an address
         self._commits.rewrite()
+        self._publisher.demanded(True)
         if recovered:
             self._log.warning("reservations made anew from live pods", count=recovered)
 
@@ -282,7 +311,7 @@ class Agent:
         while True:
             await asyncio.sleep(TICK_S)
             self._service.tick()
-            if self._service.waiting:
+            if self._half.matured() or self._service.waiting:
                 self._service.look()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Protocol
 
 import msgspec
 
@@ -10,6 +11,7 @@ from omnipam.core.attachment import (
     AddressInUse,
     Allocation,
     BlockTooSmall,
+    Given,
     NoAddress,
     NotYours,
     PoolMismatch,
@@ -17,6 +19,7 @@ from omnipam.core.attachment import (
 from omnipam.core.cidr import Family, format_address
 from omnipam.core.errors import Conflict, Denied, Invalid, NotFound, OmnipamError, Retryable
 from omnipam.core.node_blocks import PoolState
+from omnipam.core.uplink import Uplink
 
 from .http import Answer, problem
 
@@ -41,6 +44,15 @@ STATUSES: tuple[tuple[type[OmnipamError], int], ...] = (  # the first that fits
 )
 
 
+class InterfaceBody(msgspec.Struct, frozen=True, gc=False):
+    """The node's interface that an address belongs to. cidrs: what is reached through it without translation, of its family."""
+
+    id: str
+    number: int
+    mac: str
+    cidrs: list[str]
+
+
 class GivenBody(msgspec.Struct, frozen=True, gc=False):
     """One address, as docs/agent.md has it."""
 
@@ -51,7 +63,7 @@ class GivenBody(msgspec.Struct, frozen=True, gc=False):
     gateway: str | None
     prefix_length: int
     skip_masquerade: bool = False
-    interface: None = None
+    interface: InterfaceBody | None = None
 
 
 class AllocationBody(msgspec.Struct, frozen=True, gc=False):
@@ -78,31 +90,60 @@ class PoolBody(msgspec.Struct, frozen=True):
 encode = msgspec.json.Encoder().encode
 
 
-def addresses_of(allocation: Allocation, skips: Callable[[str], bool]) -> list[GivenBody]:
-    """skips: whether a pool's addresses are not masqueraded."""
-    return [
-        GivenBody(
-            given.family,
-            str(given),
-            str(given.block.cidr),
-            given.pool,
-            None if given.gateway is None else format_address(given.gateway, given.bits),
-            given.block.cidr.length if given.gateway is not None else given.bits,
-            skips(given.pool),
+class Facts(Protocol):
+    """What the answers say of an address beside what is reserved."""
+
+    def skips(self, pool: str) -> bool:
+        """Whether a pool's addresses are not masqueraded."""
+
+    def uplink(self, given: Given) -> Uplink | None:
+        """The interface that an address belongs to, where addresses do."""
+
+
+def addresses_of(allocation: Allocation, facts: Facts) -> list[GivenBody]:
+    found = []
+    for given in allocation.given:
+        uplink = facts.uplink(given)
+        found.append(
+            GivenBody(
+                given.family,
+                str(given),
+                str(given.block.cidr),
+                given.pool,
+                gateway_of(given, uplink),
+                given.bits if given.gateway is None else given.block.cidr.length,
+                facts.skips(given.pool),
+                None
+                if uplink is None
+                else InterfaceBody(uplink.id, uplink.number, uplink.mac, native_of(given, uplink)),
+            )
         )
-        for given in allocation.given
-    ]
+    return found
 
 
-def allocated(allocation: Allocation, skips: Callable[[str], bool]) -> bytes:
-    return encode(AllocationBody(allocation.key, allocation.owner, addresses_of(allocation, skips)))
+def gateway_of(given: Given, uplink: Uplink | None) -> str | None:
+    """The interface's, where addresses belong to interfaces; else the block's."""
+    gateway = given.gateway
+    if uplink is not None:
+        next_hop = uplink.gateways.get(given.family)
+        gateway = None if next_hop is None else next_hop.first
+    return None if gateway is None else format_address(gateway, given.bits)
 
 
-def listed(allocation: Allocation, skips: Callable[[str], bool]) -> ListedBody:
+def native_of(given: Given, uplink: Uplink) -> list[str]:
+    """What is reached through the interface without translation, in the address's family."""
+    return [str(cidr) for cidr in uplink.native if cidr.bits == given.bits]
+
+
+def allocated(allocation: Allocation, facts: Facts) -> bytes:
+    return encode(AllocationBody(allocation.key, allocation.owner, addresses_of(allocation, facts)))
+
+
+def listed(allocation: Allocation, facts: Facts) -> ListedBody:
     return ListedBody(
         allocation.key,
         allocation.owner,
-        addresses_of(allocation, skips),
+        addresses_of(allocation, facts),
         allocation.since,
         allocation.sticky,
     )

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from omnipam.core.attachment import Allocation, Key, UnknownPool, Want
+from omnipam.core.attachment import Allocation, Given, Key, UnknownPool, Want
 from omnipam.core.attachment import Request as Asked
-from omnipam.core.cidr import Family
+from omnipam.core.cidr import Family, parse_address
 from omnipam.core.errors import Invalid, NotFound, OmnipamError
+from omnipam.core.node_blocks import PoolState
+from omnipam.core.uplink import Uplink
 
 from . import answers
 from .answers import NotReady, refused
@@ -32,6 +34,7 @@ class _Body(msgspec.Struct, frozen=True, gc=False):
     pool: str | dict[Family, str] | None = None
     address: dict[Family, str] = {}
     sticky: bool | None = None
+    avoid: list[str] = []
     wait_s: float = 0.0
     pod_uid: str = ""
 
@@ -72,7 +75,7 @@ class Api:
             return self._route(request)
         except OmnipamError as error:
             return refused(error)
-        except (msgspec.MsgspecError, UnicodeError) as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:  # the last: nested too deeply
             return problem(400, "Invalid", f"the body cannot be read: {error}")
         except Exception as error:  # noqa: BLE001 — whoever asked must see it, and the next may ask
             return problem(500, "Error", f"{type(error).__name__}: {error}")
@@ -91,9 +94,9 @@ class Api:
                 held = self.service.agent.get((network, container, interface))
                 if held is None:
                     raise NotFound(f"{network}/{container}/{interface} has no address")
-                return Answer(200, answers.encode(answers.listed(held, self.skips)))
+                return Answer(200, answers.encode(answers.listed(held, self)))
             case "GET", ["allocations"]:
-                every = [answers.listed(each, self.skips) for each in self.service.agent.allocations]
+                every = [answers.listed(each, self) for each in self.service.agent.allocations]
                 return Answer(200, answers.encode({"version": 1, "allocations": every}))
             case "POST", ["gc"]:
                 asked = _gc.decode(request.body)
@@ -111,16 +114,19 @@ class Api:
 
     def _put(self, key: Key, raw: bytes) -> Served:
         for part in key:
-            if not part or len(part) > LONGEST_PART or not part.isprintable():
+            if not part or not _is_short_text(part):
                 raise Invalid(
                     f"a key's parts are printable text of 1 to {LONGEST_PART} characters, and {part!r} is not"
                 )
         body = _body.decode(raw or b"{}")
+        if not _is_short_text(body.owner):
+            raise Invalid(f"an owner is printable text of at most {LONGEST_PART} characters")
         families = self.families(body.families)
         unasked = [family for family in body.address if family not in families]
         if unasked:
             raise Invalid(f"an address is asked for in {unasked[0]}, which is not among the families")
         addresses = {family: read_address(text, family) for family, text in body.address.items()}
+        avoid = frozenset((each.bits, each.first) for each in map(parse_address, body.avoid))
         named = body.pool if isinstance(body.pool, dict) else dict.fromkeys(families, body.pool or "")
         pools: dict[Family, str] = {family: name for family, name in named.items() if name}
 
@@ -130,7 +136,7 @@ class Api:
                 for family in families
             )
             sticky = placement.sticky if body.sticky is None else body.sticky
-            return Asked(key, body.owner or key[1], wants, frozenset(pools), sticky)
+            return Asked(key, body.owner or key[1], wants, frozenset(pools), sticky, avoid=avoid)
 
         wait_s = min(max(body.wait_s, 0.0), self._wait_s)
         return then(
@@ -177,7 +183,7 @@ class Api:
                         name,
                         family,
                     )
-        placement = self.pods.place(owner, families, uid)
+        placement = self.pods.place(owner, families, uid) if set(families) - set(pools) else Placement({})
         if placement is not None:
             return self.service.allocate(decided(self._single(placement)), wait_s)
         later = of_task(asyncio.ensure_future(self._asked(owner, families, uid, decided, wait_s)))
@@ -209,14 +215,16 @@ class Api:
         only = self._only_masqueraded
         return self.service.agent.pooled and (bool(only and pool != only) or self.pods.skips_masquerade(pool))
 
+    def uplink(self, given: Given) -> Uplink | None:
+        """The interface that an address belongs to, where addresses do."""
+        return self.service.agent.uplink(given)
+
     def _given(self, result: tuple[Allocation, bool]) -> Answer:
         allocation, new = result
-        return Answer(201 if new else 200, answers.allocated(allocation, self.skips))
+        return Answer(201 if new else 200, answers.allocated(allocation, self))
 
     def _collected(self, released: list[Allocation]) -> Answer:
-        return Answer(
-            200, answers.encode({"released": [answers.listed(each, self.skips) for each in released]})
-        )
+        return Answer(200, answers.encode({"released": [answers.listed(each, self) for each in released]}))
 
     # -- how it stands
 
@@ -228,17 +236,30 @@ class Api:
         if self.service.commits.failure is not None:
             return refused(self.service.commits.failure)
         states = self.service.agent.states(self.clock())
-        if self.service.failing and not any(each.total - each.used for each in states):
+        if (lacking := self._lacking(states)) is not None:
             said = ", ".join(
                 f"{each.pool} {each.family} {each.used} of {each.total} in use" for each in states
             )
+            why = f"no pool has an {lacking} address left, and the operator gave none in time"
             return problem(
-                503,
-                "Exhausted",
-                f"no pool has an address left, and the operator gave none in time: {said or 'no blocks'}",
+                503, "Exhausted", f"{why}: {said}" if said else f"the node has no {lacking} block yet"
             )
         body = {"ready": True, "mode": self.mode, "pools": answers.pools(states)}
         return Answer(200, answers.encode(body))
+
+    def _lacking(self, states: tuple[PoolState, ...]) -> Family | None:
+        """A family of which no address can be given now, and none came when it was waited for.
+
+        Where the node's first block comes without being asked for, nobody need have waited; elsewhere somebody must, or none comes.
+        """
+        agent = self.service.agent
+        for family in agent.families:
+            of_it = [each for each in states if each.family == family]
+            if any(each.free or each.cooling for each in of_it):
+                continue
+            if self.service.failing or not (agent.pooled or any(each.total for each in of_it)):
+                return family
+        return None
 
     def _state(self) -> Answer:
         agent, now = self.service.agent, self.clock()
@@ -253,7 +274,11 @@ class Api:
                 for each in agent.demand(now)
             ],
             "given_up": [str(block.cidr) for block in agent.released()],
-            "allocations": [answers.listed(each, self.skips) for each in agent.allocations],
-            "parked": [answers.listed(each, self.skips) for each in agent.parked],
+            "allocations": [answers.listed(each, self) for each in agent.allocations],
+            "parked": [answers.listed(each, self) for each in agent.parked],
         }
         return Answer(200, msgspec.json.format(answers.encode(body), indent=1) + b"\n")
+
+
+def _is_short_text(text: str) -> bool:
+    return len(text) <= LONGEST_PART and text.isprintable()

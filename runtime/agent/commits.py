@@ -60,6 +60,8 @@ class Commits:
         self._idle.set()
         self.alone: Callable[[], bool] = lambda: False
         """Whether nobody else can be on his way with a change, so that waiting for others is idle."""
+        self.told: Callable[[OmnipamError | None], None] = lambda failure: None
+        """Called when writes begin to fail, and when they do not any more."""
         self.failure: OmnipamError | None = None
         """Why the last write failed; None after one that did not."""
 
@@ -142,6 +144,8 @@ class Commits:
 
     def _ended(self, batch: list[_Entry], failure: OmnipamError | None) -> None:
         self._busy = False
+        if (failure is None) is not (self.failure is None):
+            self.told(failure)
         self.failure = failure
         self._broken = failure is not None
         if failure is not None:

@@ -1,7 +1,7 @@
 """HTTP/1.1 on a unix socket, as little of it as the agent needs: one request at a time a connection, bodies with a length.
 
 Requests are handed over in the order in which they arrive; an answer may come later. Whoever hangs up while his request waits has
-it cancelled.
+it cancelled. Whoever does not read his answers gets no further ones, and is hung up on in the end: nobody else waits for him.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from .later import Later
 
 MAX_HEAD = 16 * 1024
 MAX_BODY = 8 * 1024 * 1024  # a GC lists every attachment of a node
+STALLED_S = 30.0
+"""How long a client may take nothing of an answer that it has not read."""
 REASONS = {
     200: "OK",
     201: "Created",
@@ -73,14 +75,20 @@ def problem(status: int, reason: str, message: str, details: object = None) -> A
 
 
 class Connection(asyncio.Protocol):
-    """One client."""
+    """One client. At most one of these holds at a time, and while one does, nothing more of his is served: an answer is awaited, a
+    turn of the loop is due to him, or he is stuck, not having read his answers.
+    """
 
     def __init__(self, serve: Serve, connections: set[Connection]) -> None:
         self._serve, self._connections = serve, connections
         self._buffer = bytearray()
         self._pending: Later | None = None
+        self._due = self._stuck = False
+        self._held = False  # nothing more is read
         self._keep = True
         self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -90,52 +98,100 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._connections.discard(self)
         self._transport = None
+        if self._watch is not None:
+            self._watch.cancel()
         if self._pending is not None:
             self._pending.cancel()
 
     def data_received(self, chunk: bytes) -> None:
         self._buffer += chunk
-        if self._pending is None:
+        if self.idle:
             self._next()
-        elif len(self._buffer) > MAX_HEAD and self._transport is not None:
-            self._transport.pause_reading()
+        elif len(self._buffer) > MAX_HEAD:
+            self._hold(True)
+
+    def pause_writing(self) -> None:
+        transport = self._transport
+        if transport is not None:
+            self._stuck = True
+            self._hold(True)
+            self._look_again(transport)
+
+    def resume_writing(self) -> None:
+        self._stuck = False
+        if self._watch is not None:
+            self._watch.cancel()
+        self._go_on()
 
     @property
     def idle(self) -> bool:
-        return self._pending is None
+        return self._pending is None and not self._due and not self._stuck
 
     def close(self) -> None:
+        """Hangs up, once what was answered is read; serves nothing more."""
         if self._transport is not None:
             self._transport.close()
+            self._transport = None
 
     def _next(self) -> None:
-        """Hands over the requests that have arrived, up to one whose answer takes a while."""
-        while self._transport is not None and self._buffer:
-            try:
-                request = self._read()
-            except BadRequest as bad:
-                self._keep = False
-                self._send(problem(bad.status, "Invalid", str(bad)))
+        """Hands over the first request that has arrived."""
+        try:
+            request = self._read()
+        except BadRequest as bad:
+            self._keep = False
+            self._send(problem(bad.status, "Invalid", str(bad)))
+            return
+        if request is None:
+            self._hold(False)
+            return
+        answer = self._serve(request)
+        if isinstance(answer, Later):
+            if not answer.done():
+                self._pending = answer
+                self._hold(len(self._buffer) > MAX_HEAD)  # else we read on, to learn that he hangs up
+                answer.add_done_callback(self._answered)
                 return
-            if request is None:
-                return
-            answer = self._serve(request)
-            if isinstance(answer, Later):
-                if not answer.done():
-                    self._pending = answer
-                    answer.add_done_callback(self._answered)
-                    return
-                answer = _result(answer)
-            self._send(answer)
+            answer = _result(answer)
+        self._send(answer)
+        self._go_on()
 
     def _answered(self, later: Later) -> None:
         self._pending = None
-        if self._transport is None:
-            return  # nobody is left to tell
-        self._send(_result(later))
-        if self._transport is not None and self._buffer:
-            self._transport.resume_reading()
+        if self._transport is not None:  # else nobody is left to tell
+            self._send(_result(later))
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Serves what has arrived meanwhile, in the loop's next turn, since others want theirs; and before more is read."""
+        if self._transport is None or self._stuck:
+            return
+        if self._buffer:
+            self._due = True
+            self._loop.call_soon(self._turn)
+        self._hold(self._due)
+
+    def _turn(self) -> None:
+        self._due = False
+        if self._transport is not None:
             self._next()
+
+    def _hold(self, held: bool) -> None:
+        if held is not self._held and self._transport is not None:
+            self._held = held
+            if held:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _look_again(self, transport: asyncio.Transport) -> None:
+        unread = transport.get_write_buffer_size()
+        self._watch = self._loop.call_later(STALLED_S, self._stalled, transport, unread)
+
+    def _stalled(self, transport: asyncio.Transport, before: int) -> None:
+        if transport.get_write_buffer_size() < before:  # slow, but he reads
+            self._look_again(transport)
+        else:
+            transport.abort()
 
     def _send(self, answer: Answer) -> None:
         transport = self._transport
@@ -148,8 +204,7 @@ class Connection(asyncio.Protocol):
             length = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(answer.body)
             transport.write(_LINES[answer.status] + length + end + answer.body)
         if not self._keep:
-            transport.close()
-            self._transport = None
+            self.close()
 
     def _read(self) -> Request | None:
         """The next request, None if not all of it is there. Raises BadRequest."""

@@ -13,6 +13,7 @@ from omnipam.core.attachment import Allocation, Want
 from omnipam.core.attachment import Request as Asked
 from omnipam.core.cidr import FAMILIES, Family, parse_address
 from omnipam.core.errors import Invalid, OmnipamError
+from omnipam.core.reservations import LONGEST_LAPSE_S
 
 from . import answers
 from .answers import bare
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from .api import Api
 
 NETWORK = "cilium"
-EXPIRATION_S = 600.0
 
 
 class Ipam:
@@ -56,8 +56,9 @@ class Ipam:
 
         def decided(placement: Placement) -> Asked:
             wants = tuple(Want(family, pool or placement.pools[family]) for family in families)
-            expires = api.clock() + EXPIRATION_S if lapses else None
-            return Asked((NETWORK, token, ""), owner, wants, expires=expires)
+            expires = api.clock() + LONGEST_LAPSE_S if lapses else None
+            waits_as = f"{NETWORK}/{owner}" if owner else ""  # whoever tries again waits no second time
+            return Asked((NETWORK, token, ""), owner, wants, expires=expires, waits_as=waits_as)
 
         try:
             families = api.families(_families(values.get("family", "")))
@@ -130,6 +131,15 @@ class Ipam:
             pair[given.family] = str(given)
             pair[f"{given.family}-pool-name"] = given.pool
             one: dict[str, object] = {"ip": str(given)}
+            uplink = self._api.uplink(given)
+            if uplink is not None:
+                gateway = answers.gateway_of(given, uplink)
+                one |= {} if gateway is None else {"gateway": gateway}
+                one |= {
+                    "cidrs": answers.native_of(given, uplink),
+                    "master-mac": uplink.mac,
+                    "interface-number": str(uplink.number),
+                }
             if self._api.skips(given.pool):
                 one["skip-masquerade"] = True
             if lapses:

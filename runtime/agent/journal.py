@@ -2,71 +2,35 @@
 
 Changes are appended to a log, one row a commit, which costs a busy node least; now and then it is folded into the table of
 reservations. A damaged file is set aside, never written: what can be read of it is salvaged, and the caller learns that it was so.
+
+SQLite takes a file for a good one whose -wal somebody deleted or emptied, though what was written last is in there. Hence the file
+itself says whether an agent runs: while it says so, there is a -wal that is not empty.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from omnipam.core.attachment import Allocation, Given, Stored
-from omnipam.core.cidr import format_address, parse, parse_address
+from omnipam.core.attachment import Stored
 from omnipam.core.errors import Invalid, OmnipamError, OutcomeUnknown, Unavailable
 from omnipam.core.reservations import Change
-from omnipam.core.values import Block
 
-APPLICATION_ID = 0x6F6D6E61  # "omna"
-VERSION = 1
+from . import state_files
+from .records import APPLICATION_ID, VERSION, Content, changed, encode, mark, read, replace
+
 FILE = "agent.db"
 BUSY_S = 5.0
-_TABLES = (
-    "CREATE TABLE settings (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)",
-    # record: JSON, see Record.
-    "CREATE TABLE reservations (id INTEGER PRIMARY KEY, record TEXT NOT NULL)",
-    # What came since, in order. changes: a JSON array of records; of one id, the last one counts.
-    "CREATE TABLE log (id INTEGER PRIMARY KEY, changes BLOB NOT NULL)",
-)
+_LOOK_S = 0.05
 FOLD_AT = 2000
 """Changes in the log, at the least, before it is folded; more where there are more reservations."""
-
-
-class GivenRecord(msgspec.Struct, array_like=True):
-    """One address: its text, its block's pool, CIDR, and whether first and last are usable; its gateway, empty for none."""
-
-    address: str
-    pool: str
-    block: str
-    gateway: str = ""
-    first: bool = False
-    last: bool = False
-
-
-class Record(msgspec.Struct, array_like=True):
-    """state: held, cooling, parked (kept for its owner), or gone. released: seconds since the epoch, for cooling and parked.
-
-    In the log, one without addresses only gives an earlier one another state.
-    """
-
-    id: int
-    state: str
-    released: float = 0.0
-    key: tuple[str, str, str] = ("", "", "")
-    owner: str = ""
-    addresses: list[GivenRecord] = []
-    since: float = 0.0
-    sticky: bool = False
-    expires: float | None = None
-
-
-_encode = msgspec.json.Encoder().encode
-_record = msgspec.json.Decoder(Record)
-_records = msgspec.json.Decoder(list[Record])
 
 
 class Damaged(OmnipamError):
@@ -78,8 +42,8 @@ class Damaged(OmnipamError):
 class Opened(msgspec.Struct, frozen=True):
     """rows: what was reserved. boot: the boot id that they are of, empty in a new file. unreadable: rows that were no reservation.
 
-    lost: why reservations may be missing, as `rewrite` was told in an earlier life.
-    aside: where a damaged file was moved to; then rows are those that could be salvaged of it.
+    lost: why reservations may be missing, found now or told to `rewrite` in an earlier life.
+    aside: where a damaged file is now; then rows are those that could be salvaged of it.
     """
 
     rows: tuple[Stored, ...]
@@ -91,11 +55,22 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 class Journal:
-    """The open file; blocking, for one thread at a time. Raises Unavailable where the file cannot be written now."""
+    """The open file; blocking, for one thread at a time. Raises Unavailable where the file cannot be written now.
 
-    def __init__(self, directory: Path) -> None:
+    sleep, clock: for the wait for another agent that still ends.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.path = directory / FILE
+        self._clock, self._sleep = clock, sleep
         self._db: sqlite3.Connection | None = None
+        self._lock = -1
         self._logged = 0
 
     def open(self, moment: str) -> Opened:
@@ -104,31 +79,42 @@ class Journal:
         Raises Invalid where it cannot be opened at all, Unavailable where another agent has it.
         """
         try:
-            return self._open()
-        except Damaged:
+            with self._in_our_words():
+                self._lock_directory()
+                state_files.finish(self.path)
+            unreadable, aside = 0, None
+            try:
+                with self._in_our_words():
+                    self._prepare()
+            except Damaged as damage:
+                with self._in_our_words():
+                    unreadable, aside = self._mend(str(damage), moment)
+            with self._in_our_words():
+                content = self._start()
+        except BaseException:
             self.close()
-            rows, boot, node, bad, lost = _salvaged(self.path)
-            aside = self.path.with_name(f"{FILE}.damaged-{moment}")
-            for suffix in ("-wal", "-shm", ""):
-                source = Path(f"{self.path}{suffix}")
-                if source.exists():
-                    source.rename(f"{aside}{suffix}")
-            fresh = self._open()
-            if bad:
-                lost = f"the state was damaged; as it was it is {aside}"
-            self.rewrite(rows, boot or fresh.boot, node, lost)
-            return Opened(rows, boot, node, bad, lost, aside)
+            raise
+        return Opened(content.rows, content.boot, content.node, unreadable, content.lost, aside)
 
     def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        """Without it, the next life takes the file for damaged, unless the process is killed."""
+        db, self._db = self._db, None
+        if db is not None:
+            with contextlib.suppress(
+                sqlite3.Error
+            ):  # a disk that refuses: the next life will think the worst
+                _checkpoint(db)  # first: the mark then needs no space that the -wal does not have
+                mark(db, running=False)
+            db.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Writes all of it, durably, or nothing. Raises OutcomeUnknown: then only `rewrite` may follow, which settles it."""
         if self._db is None:
             raise Unavailable(f"state {self.path} is closed")
-        content = _encode([_changed(change) for change in changes])
+        content = encode([changed(change) for change in changes])
         try:  # one statement is a transaction by itself, and takes two calls less than one that says so
             self._db.execute("INSERT INTO log (changes) VALUES (?)", (content,))
         except sqlite3.Error as error:
@@ -147,16 +133,7 @@ class Journal:
         committing = False
         try:
             db.execute("BEGIN IMMEDIATE")
-            db.execute("DELETE FROM log")
-            db.execute("DELETE FROM reservations")
-            db.executemany(
-                "INSERT INTO reservations VALUES (?, ?)",
-                [(row.allocation.id, _encode(fields_of(row)).decode()) for row in rows],
-            )
-            db.executemany(
-                "INSERT OR REPLACE INTO settings VALUES (?, ?)",
-                (("boot", boot), ("node", node), ("lost", lost)),
-            )
+            replace(db, rows, boot, node, lost)
             committing = True
             db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -168,178 +145,108 @@ class Journal:
             text = self._refused(error)
             raise OutcomeUnknown(text) if committing else Unavailable(text) from error
         self._logged = 0
+        with contextlib.suppress(
+            sqlite3.Error
+        ):  # it is durable already: this only makes the -wal matter less
+            _checkpoint(db)
 
     def _refused(self, error: sqlite3.Error) -> str:
-        return f"state {self.path} cannot be written ({error}): look at its file system"
+        why = state_files.refusal(self.path.parent) or str(error)
+        return f"state {self.path} cannot be written ({why}): look at its file system"
 
-    def _open(self) -> Opened:
-        with self._in_our_words():
-            if self.path.exists():
-                self._inspect()
-            db = self._db = sqlite3.connect(
-                self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")  # a commit that returned survives a loss of power
-            db.execute("BEGIN EXCLUSIVE")
-            if not _pragma(db, "application_id"):
-                for statement in _TABLES:
-                    db.execute(statement)
-                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version = {VERSION}")
-            db.execute("COMMIT")
-            self.path.chmod(0o600)
-            return Opened(*_read(db))
+    def _lock_directory(self) -> None:
+        """Whole files are made and moved below: SQLite's own lock would come too late. Raises Unavailable, OSError."""
+        self._lock = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        deadline = self._clock() + BUSY_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if self._clock() >= deadline:
+                    raise self._in_use() from None
+                self._sleep(_LOOK_S)
+            else:
+                return
+
+    def _prepare(self) -> None:
+        """Sees to it that there is a file that we can go on with. Raises Damaged where there is one that we cannot."""
+        if self.path.exists():
+            self._inspect()
+        elif state_files.size(state_files.wal_of(self.path)):
+            raise Damaged(f"state {self.path} is gone, and its -wal is not")
+        elif state_files.last_aside(self.path) is not None:
+            raise Damaged(f"state {self.path} is gone, which was made after a damaged one")
+        else:
+            state_files.make(self.path, Content())
 
     def _inspect(self) -> None:
         """Looks at the file without writing to it. Raises Damaged where it is none that we could go on with."""
-        db = _read_only(self.path)
-        try:
-            empty = db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+        if not self.path.is_file():
+            raise Invalid(f"state {self.path} is not a file: move it away, or use another --state-dir")
+        if not self.path.stat().st_size:  # before SQLite sees it, which would delete the -wal
+            raise Damaged(f"state {self.path} is empty")
+        has_wal = state_files.size(state_files.wal_of(self.path)) > 0
+        with contextlib.closing(state_files.read_only(self.path)) as db:
             application = _pragma(db, "application_id")
             if application == APPLICATION_ID and _pragma(db, "user_version") > VERSION:
                 raise Invalid(
                     f"state {self.path} was written by a later omnipam: upgrade, or use another --state-dir"
                 )
-            if application != APPLICATION_ID and not (empty and not application):
+            if application != APPLICATION_ID:
                 raise Damaged(f"state {self.path} is not this agent's file")
             if [row[0] for row in db.execute("PRAGMA quick_check(1)")] != ["ok"]:
                 raise Damaged(f"state {self.path} is damaged")
-            if application == APPLICATION_ID and _read(db)[3]:
+            content = read(db)
+            if content.unreadable:
                 raise Damaged(f"state {self.path} has rows that cannot be read")
-        finally:
-            db.close()
+            if content.running and not has_wal:
+                raise Damaged(f"state {self.path} has lost its -wal, and what was written last with it")
 
-    @contextmanager
+    def _mend(self, damage: str, moment: str) -> tuple[int, Path]:
+        """Puts a file in the place of the damaged one that has what could be read of it. Its unreadable rows, and where it is."""
+        aside = state_files.aside_name(self.path, moment)
+        earlier = None if self.path.exists() else state_files.last_aside(self.path)
+        content = state_files.salvaged(earlier or self.path)
+        lost = f"{damage}; as it was it is {earlier or aside}"
+        state_files.exchange(self.path, msgspec.structs.replace(content, lost=lost), aside)
+        return content.unreadable, earlier or aside
+
+    def _start(self) -> Content:
+        self.path.chmod(0o600)
+        db = self._db = sqlite3.connect(
+            self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")  # a commit that returned survives a loss of power
+        mark(db, running=True)
+        _checkpoint(db)
+        return read(db)
+
+    @contextlib.contextmanager
     def _in_our_words(self) -> Iterator[None]:
         try:
             yield
+        except OSError as error:
+            raise self._unusable(error.strerror or str(error)) from error
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise Unavailable(
-                    f"state {self.path} is in use: another agent runs on this --state-dir"
-                ) from error
+                raise self._in_use() from error
             if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
                 raise Damaged(f"state {self.path} is damaged ({error})") from error
-            raise Invalid(f"state {self.path} cannot be opened ({error}): check the directory") from error
+            raise self._unusable(state_files.refusal(self.path.parent) or str(error)) from error
+
+    def _in_use(self) -> Unavailable:
+        return Unavailable(f"state {self.path} is in use: another agent runs on this --state-dir")
+
+    def _unusable(self, why: str) -> Invalid:
+        return Invalid(f"state {self.path} cannot be opened ({why}): look at its directory and file system")
 
 
-def fields_of(stored: Stored) -> tuple[object, ...]:
-    """A reservation as it is written: the fields of its Record, in order."""
-    allocation = stored.allocation
-    return (
-        allocation.id,
-        "held" if stored.released is None else "parked" if stored.parked else "cooling",
-        stored.released or 0.0,
-        allocation.key,
-        allocation.owner,
-        [(str(given), *_of_block(given.block, given.gateway)) for given in allocation.given],
-        allocation.since,
-        allocation.sticky,
-        allocation.expires,
-    )
-
-
-@lru_cache(maxsize=1024)
-def _of_block(block: Block, gateway: int | None) -> tuple[object, ...]:
-    """What each of its addresses' records says of it: a node has few blocks, and many addresses of each."""
-    text = "" if gateway is None else format_address(gateway, block.cidr.bits)
-    return block.pool, str(block.cidr), text, block.first_usable, block.last_usable
-
-
-def stored_of(record: Record) -> Stored:
-    """Raises Invalid where it makes no sense."""
-    given = []
-    for each in record.addresses:
-        block = Block(each.pool, parse(each.block), each.first, each.last)
-        address = parse_address(each.address)
-        if not block.cidr.contains(address):
-            raise Invalid(f"{each.address} is not in {each.block}")
-        gateway = parse_address(each.gateway).first if each.gateway else None
-        given.append(Given(block.cidr.family, address.first, block, gateway))
-    if not given:
-        raise Invalid("a reservation without an address")
-    allocation = Allocation(
-        *(record.id, record.key, record.owner, tuple(given)),
-        *(record.since, record.sticky, record.expires),
-    )
-    held = record.state == "held"
-    return Stored(allocation, None if held else record.released, record.state == "parked")
-
-
-def _changed(change: Change) -> tuple[object, ...]:
-    stored = change.stored
-    if stored is None:
-        return change.id, "gone"
-    if stored.released is not None:  # it is on record, and has only another state now
-        return change.id, "parked" if stored.parked else "cooling", stored.released
-    return fields_of(stored)
-
-
-def _read(db: sqlite3.Connection, *, lenient: bool = False) -> tuple[tuple[Stored, ...], str, str, int, str]:
-    """The first fields of Opened. lenient: where the file breaks off, what came before."""
-    settings: dict[str, object] = {}
-    found: dict[int, Record] = {}
-    bad = 0
-
-    def rows(statement: str) -> Iterator[tuple[Any, ...]]:
-        nonlocal bad
-        try:
-            yield from db.execute(statement)
-        except sqlite3.DatabaseError:
-            if not lenient:
-                raise
-            bad += 1
-
-    settings.update(rows("SELECT name, value FROM settings"))
-    for (text,) in rows("SELECT record FROM reservations ORDER BY id"):
-        try:
-            record = _record.decode(text)
-        except (msgspec.MsgspecError, TypeError, UnicodeError):
-            bad += 1
-        else:
-            found[record.id] = record
-    for (text,) in rows("SELECT changes FROM log ORDER BY id"):
-        try:
-            records = _records.decode(text)
-        except (msgspec.MsgspecError, TypeError, UnicodeError):
-            bad += 1
-        else:
-            for record in records:
-                before = found.get(record.id)
-                if before is not None and not record.addresses:
-                    before.state, before.released = record.state, record.released
-                else:
-                    found[record.id] = record
-    stored = []
-    for record in found.values():
-        if record.state != "gone":
-            try:
-                stored.append(stored_of(record))
-            except Invalid:
-                bad += 1
-    boot, node, lost = (str(settings.get(name, "")) for name in ("boot", "node", "lost"))
-    return tuple(stored), boot, node, bad, lost
-
-
-def _salvaged(path: Path) -> tuple[tuple[Stored, ...], str, str, int, str]:
-    """What can be read of a damaged file, without writing to it."""
-    try:
-        db = _read_only(path)
-    except sqlite3.Error:
-        return (), "", "", 1, ""
-    try:
-        return _read(db, lenient=True)
-    except (sqlite3.Error, ValueError, TypeError):
-        return (), "", "", 1, ""
-    finally:
-        db.close()
-
-
-def _read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
+def _checkpoint(db: sqlite3.Connection) -> None:
+    """Copies all of the -wal into the file. It is not cut: an empty one means that somebody did it."""
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

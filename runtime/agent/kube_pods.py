@@ -20,7 +20,7 @@ from ..kube.reflector import Deleted, Event, Listed, Reflector, Synced
 from ..kube.rest import Api
 from ..kube.watch import Changed, Unreadable
 from ..together import Together
-from .kube_side import once_defined
+from .kube_object import once_defined
 from .placing import Placement
 from .selection import (
     SKIP_MASQUERADE,

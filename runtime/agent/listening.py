@@ -104,7 +104,7 @@ def prepare(path: Path) -> None:
 
 
 def _group(text: str) -> int:
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return int(text)
     try:
         return grp.getgrnam(text).gr_gid

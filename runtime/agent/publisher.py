@@ -1,7 +1,6 @@
 """When the node's object is read and written: at once while a pod waits, else seldom; and whose view of it is the newer.
 
-A block that is given up is ours to take back until a write begins that says so. From then on only the object, read after that
-write, tells whose it is: what the watch shows meanwhile may be older.
+What is read and written of it is its `Half`'s affair.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from collections.abc import Callable
 import structlog
 
 from omnipam.core.errors import Conflict, NotFound, OmnipamError, OutcomeUnknown
-from omnipam.core.node_agent import NodeAgent
-from omnipam.core.values import POD_CIDRS, Node
+from omnipam.core.values import Node
 
+from .half import Half
 from .side import NodeSide, Report
 
 SPACING_S = 15.0
@@ -26,24 +25,19 @@ SETTLE_S = 0.02
 
 
 class Publisher:
-    """changed: called when the node may have more addresses than before, or its object says something else of it. clock: seconds since the epoch that do not jump.
-
-    reports: whether anybody reads how full the node's blocks are; in kubernetes mode nobody does, and nothing is written.
-    """
+    """changed: called when the node may have more addresses than before, or its object says something else of it."""
 
     def __init__(
         self,
-        agent: NodeAgent,
+        half: Half,
         side: NodeSide,
         *,
         changed: Callable[[], None],
-        clock: Callable[[], float],
         log: structlog.typing.FilteringBoundLogger,
         spacing_s: float = SPACING_S,
-        reports: bool = True,
     ) -> None:
-        self._agent, self._side, self._changed, self._clock = agent, side, changed, clock
-        self._log, self._spacing_s, self._reports = log, spacing_s, reports
+        self._half, self._side, self._changed = half, side, changed
+        self._log, self._spacing_s = log, spacing_s
         self._node: Node | None = None
         self.seen = asyncio.Event()
         """Set once the object has been seen."""
@@ -52,7 +46,7 @@ class Publisher:
         self._writing = False
         self._kept_back: list[Node | None] = []  # what the watch said last while a write was under way
         self._expected = ""  # the version of our last write: until the watch shows it, it shows what is older
-        self._readded: set[tuple[str, str]] = set()
+        self._not_kept: Report | None = None  # what the object does not show though it was written
         self.error = ""
         """Why the last write failed; empty if it did not."""
 
@@ -123,12 +117,10 @@ class Publisher:
         if self._node is None:
             await self._make()
             return True
-        if self._reports:
-            self._agent.give_up(self._clock())
-        node, report = self._node, self._report(self._node)
-        if report.shown_by(node):
+        node, report = self._node, self._half.report(self._node)
+        if report.shown_by(node) or report == self._not_kept:
             return False
-        self._agent.told(report.given_up)
+        self._half.begins(report)
         self._writing = True
         try:
             written = await self._side.write(node, report)
@@ -136,16 +128,17 @@ class Publisher:
             await self._reread(unless=node.version)
             raise
         except (Conflict, NotFound):
-            self._agent.untold(report.given_up)
+            self._half.undone(report)
             await self._reread()
             self._urgent.set()
             return False
         except OmnipamError:
-            self._agent.untold(report.given_up)
+            self._half.undone(report)
             raise
         else:
-            self._note_readded(report, node)
+            self._half.written(report, node)
             self._expected = written.version
+            self._not_kept = report if report.is_lost_in(written) else None
             self._adopt(written)
         finally:
             self._writing = False
@@ -153,24 +146,9 @@ class Publisher:
                 self._told(self._kept_back.pop(0))
         return True
 
-    def _report(self, node: Node) -> Report:
-        agent = self._agent
-        if not agent.pooled:
-            states = sorted(agent.pod_cidr_states().items()) if self._reports else ()
-            return Report(False, states=tuple(states))
-        held = tuple(block for block in agent.listed() if (block.pool, str(block.cidr)) not in self._readded)
-        shown = {(block.pool, block.cidr) for block in node.holds.blocks}
-        given_up = tuple(block for block in agent.released() if (block.pool, block.cidr) in shown)
-        return Report(True, agent.demand(self._clock()), held, given_up)
-
-    def _note_readded(self, report: Report, node: Node) -> None:
-        """A block in use that was taken away is shown once more, once: whoever takes it away again means it."""
-        self._readded.update((block.pool, str(block.cidr)) for block in report.lacking(node))
-
     async def _make(self) -> None:
-        agent = self._agent
-        held = agent.listed()
-        report = Report(agent.pooled, agent.demand(self._clock()), held)
+        report = self._half.report(None)
+        self._half.begins(report)
         made = await self._side.create(report)
         if made is None:
             await self._reread()
@@ -178,7 +156,9 @@ class Publisher:
                 await asyncio.sleep(1.0)
                 self._urgent.set()
             return
-        self._log.info("the node's object is made", blocks=[str(block.cidr) for block in held])
+        self._half.written(report, None)
+        self._not_kept = None
+        self._log.info("the node's object is made", blocks=[str(block.cidr) for block in report.held])
         self._expected = made.version
         self._adopt(made)
         self._urgent.set()
@@ -189,7 +169,7 @@ class Publisher:
         self._expected = fresh.version if fresh is not None else ""
         if fresh is not None:
             if fresh.version != unless:
-                self._forget_told(fresh)
+                self._half.reread(fresh)
             self._adopt(fresh)
         else:
             self._node = None
@@ -212,14 +192,9 @@ class Publisher:
             if self._node is not None and self._node.version == node.version:
                 return
         else:
-            self._forget_told(node)
+            self._half.reread(node)
         self._expected = ""
         self._adopt(node)
-
-    def _forget_told(self, node: Node) -> None:
-        """What it shows is ours, unless it also says that we have given it up."""
-        said = node.agent.released
-        self._agent.forget_told(block for block in node.holds.blocks if block.cidr not in said)
 
     def _is_newer(self, node: Node) -> bool:
         """Whether this is our last write, or later. Versions are whole numbers that grow, in both stores."""
@@ -230,17 +205,12 @@ class Publisher:
 
     def _adopt(self, node: Node) -> None:
         before, self._node = self._node, node
-        blocks = [block for block in node.holds.blocks if block.pool != POD_CIDRS]
-        self._readded.intersection_update({(block.pool, str(block.cidr)) for block in self._agent.listed()})
-        if node.agent.released:
-            said = node.agent.released
-            self._agent.resume_released(block for block in blocks if block.cidr in said)
-        grown = self._agent.blocks_seen(blocks)
+        grown = self._half.seen(node)
         first = not self.seen.is_set()
         self.seen.set()
         other = before is None or (before.facts, before.default_pool) != (node.facts, node.default_pool)
         if grown or first or other:
             self._changed()
         self._later.set()
-        if first:
+        if first or self._half.is_waited_for:
             self._urgent.set()

@@ -30,6 +30,10 @@ class Report(msgspec.Struct, frozen=True):
             return self.demand == node.demand and not self.given_up and not self.lacking(node)
         return self._said("depleted") == node.agent.depleted and self._said("released") == node.agent.released
 
+    def is_lost_in(self, written: Node) -> bool:
+        """Whether the object, as answered to a write of this, does not keep it, so that it is of no use to write it again."""
+        return False
+
     def lacking(self, node: Node) -> tuple[Block, ...]:
         """What the node holds and the object does not show."""
         shown = {(block.pool, block.cidr) for block in node.holds.blocks}

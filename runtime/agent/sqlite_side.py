@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
+import structlog
 
 from omnipam.core.cidr import FAMILIES, Cidr, Family
 from omnipam.core.errors import Conflict, Invalid, NotFound, OmnipamError
@@ -25,7 +26,7 @@ class _Rows(SqliteStore):
     """The store, with what only a node's agent writes."""
 
     def add_with_blocks(self, node: Node, held: tuple[Block, ...]) -> Node:
-        """Adds a node whose row was deleted, with the blocks that it still uses; without them if others have them by now."""
+        """Adds a node whose row was deleted, with the blocks that it still uses; without those that others have by now."""
         with self.writing() as db:
             if db.execute("SELECT 1 FROM nodes WHERE name = ?", (node.name,)).fetchone():
                 raise Conflict(f"node {node.name} is there by now")
@@ -36,10 +37,8 @@ class _Rows(SqliteStore):
                     *(rows.facts_json(node.facts), rows.demand_json(node)),
                 ),
             )
-            if held:
-                change = blocks.replace(db, node.name, held)
-                if isinstance(change, blocks.Change):
-                    self._remember(self._clock(), node.name, change)
+            change, _ = blocks.replace_free(db, node.name, held)
+            self._remember(self._clock(), node.name, change)
             return self._nodes("WHERE n.name = ?", (node.name,))[0]
 
     def say(self, name: str, version: str, agent: Agent) -> Node:
@@ -53,21 +52,38 @@ class _Rows(SqliteStore):
             return self._nodes("WHERE n.name = ?", (name,))[0]
 
     def asked(self, name: str, version: str, report: Report) -> Node:
-        """Writes demand, and gives blocks up, in this version of the row. Raises Conflict, NotFound."""
+        """Writes demand, gives blocks up, and shows those that were taken away and are still free, in this version of the row.
+
+        Raises Conflict, NotFound.
+        """
         with self.writing() as db:
             node = self._same(name, version)
             asking = msgspec.structs.replace(node, demand=report.demand)
-            change = blocks.replace(db, name, report.shown_blocks(node))
-            if not isinstance(change, blocks.Change):
-                change = blocks.replace(
-                    db, name, [each for each in node.holds.blocks if each not in report.given_up]
-                )
+            change, _ = blocks.replace_free(db, name, report.shown_blocks(node))
             db.execute(
                 "UPDATE nodes SET demand = ?, version = ? WHERE name = ?",
                 (rows.demand_json(asking), self._advance(db), name),
             )
-            if isinstance(change, blocks.Change):
-                self._remember(self._clock(), name, change)
+            self._remember(self._clock(), name, change)
+            return self._nodes("WHERE n.name = ?", (name,))[0]
+
+    def taken(self, name: str, held: Sequence[Block]) -> tuple[blocks.Overlap, ...]:
+        """Which of these blocks are, at least in part, other nodes'."""
+        with self.reading() as db:
+            found = [blocks.overlap_of(db, block.cidr) for block in held]
+        return tuple(each for each in found if each is not None and each.node != name)
+
+    def claim(self, name: str, held: Sequence[Block]) -> Node | None:
+        """Gives the node what is free of these blocks, beside what it has. Answers it as it is then; None: it is not there."""
+        with self.writing() as db:
+            node = next(iter(self._nodes("WHERE n.name = ?", (name,))), None)
+            if node is None:
+                return None
+            change, _ = blocks.replace_free(db, name, (*node.holds.blocks, *held))
+            if not change.granted:
+                return node
+            db.execute("UPDATE nodes SET version = ? WHERE name = ?", (self._advance(db), name))
+            self._remember(self._clock(), name, change)
             return self._nodes("WHERE n.name = ?", (name,))[0]
 
     def _same(self, name: str, version: str) -> Node:
@@ -80,7 +96,11 @@ class _Rows(SqliteStore):
 
 
 class SqliteSide:
-    """url: the store's. facts: what the row says of the machine. pools: told which pools there are, by name."""
+    """url: the store's. facts: what the row says of the machine. pools: told which pools there are, by name.
+
+    held: the blocks that the node uses. Those that its row does not show may be granted to others, so that an address is given
+    twice: it happens where the row was deleted while no agent ran.
+    """
 
     def __init__(
         self,
@@ -89,12 +109,26 @@ class SqliteSide:
         *,
         pooled: bool,
         facts: Facts,
+        log: structlog.typing.FilteringBoundLogger,
         pools: Callable[[Mapping[str, frozenset[Family]]], None] = lambda pools: None,
+        held: Callable[[], Iterable[Block]] = tuple,
     ) -> None:
         self._url, self.name, self._pooled, self._facts = url, name, pooled, facts
-        self._pools = pools
+        self._log, self._pools, self._held = log, pools, held
+        self._taken: tuple[blocks.Overlap, ...] | None = None  # None: not looked yet
+        self._owed: set[Cidr] = set()  # what is claimed as soon as it is nobody's
+        self._unlooked = False  # whether we wrote what others' blocks may be in the way of
         self._worker = Worker(f"node {name} in {url}")
         self._store: _Rows | None = None
+
+    @property
+    def impaired(self) -> str | None:
+        """Which blocks that the node uses are others' by now; None: none are."""
+        held = {block.cidr for block in self._held()}
+        taken = ", ".join(str(each) for each in self._taken or () if each.cidr in held)
+        if not taken:
+            return None
+        return f"{taken}: addresses are in use twice; start the pods that have one here anew"
 
     async def open(self) -> None:
         self._worker.start()
@@ -108,22 +142,31 @@ class SqliteSide:
         before: int | None = None
         told: str | None = None
         pools: Mapping[str, frozenset[Family]] | None = None
+
+        def tell(node: Node | None) -> None:
+            nonlocal told
+            version = node.version if node is not None else ""
+            if version != told:
+                told = version
+                seen(node)
+
         while True:
             try:
                 outside = await self._worker.call(lambda: self._there().outside_changes())
-                if outside != before:
+                if outside != before or self._unlooked:
+                    self._unlooked = False
                     if self._pooled:
                         found = await self._worker.call(self._read_pools)
                         if found != pools:
                             pools = found
                             self._pools(found)
                     node = await self.read()
-                    version = node.version if node is not None else ""
-                    if version != told:
-                        told = version
-                        seen(node)
+                    tell(node)  # before a look: what was taken away without being in use is not held any more
+                    if node is not None:
+                        tell(await self._look(node))
                     before = outside
             except OmnipamError:
+                self._unlooked = True
                 await asyncio.sleep(AWAY_S)
             await asyncio.sleep(POLL_S)
 
@@ -133,19 +176,48 @@ class SqliteSide:
     async def create(self, report: Report) -> Node | None:
         node = Node(self.name, facts=self._facts, demand=report.demand)
         try:
-            return await self._worker.call(lambda: self._there().add_with_blocks(node, report.held))
+            made = await self._worker.call(lambda: self._there().add_with_blocks(node, report.held))
         except Conflict:
             return None
+        self._unlooked = True
+        return made
 
     async def write(self, node: Node, report: Report) -> Node:
         if self._pooled:
-            return await self._worker.call(lambda: self._there().asked(self.name, node.version, report))
+            written = await self._worker.call(lambda: self._there().asked(self.name, node.version, report))
+            self._unlooked = self._unlooked or bool(report.lacking(node))
+            return written
 
         def said(word: str) -> tuple[Cidr, ...]:
             return tuple(sorted(cidr for cidr, state in report.states if state == word))
 
         agent = Agent(said("depleted"), said("released"))
         return await self._worker.call(lambda: self._there().say(self.name, node.version, agent))
+
+    async def _look(self, node: Node) -> Node | None:
+        """Whose the blocks are that the node uses and its row does not show. Answers the row as it is then.
+
+        What was another's and is nobody's now is the node's again; so is, in each life once, what is nobody's.
+        """
+        lacking = Report(True, held=tuple(self._held())).lacking(node)
+        taken = await self._worker.call(lambda: self._there().taken(self.name, lacking)) if lacking else ()
+        if self._taken is None:
+            self._owed.update(each.cidr for each in lacking)
+        self._owed.update(each.cidr for each in taken)
+        for each in taken:
+            if each not in (self._taken or ()):
+                self._log.error("a block that pods use here is another node's", why=str(each))
+        self._taken = taken
+        free = [
+            each
+            for each in lacking
+            if each.cidr in self._owed and all(each.cidr != other.cidr for other in taken)
+        ]
+        if not free:
+            return node
+        claimed = await self._worker.call(lambda: self._there().claim(self.name, free))
+        self._owed.difference_update(each.cidr for each in free)
+        return claimed
 
     def _read_pools(self) -> Mapping[str, frozenset[Family]]:
         return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from omnipam.core.errors import Invalid
 
 from ..cni.install import install_conflist, install_plugin, interpreter
-from ..cni.netconf import SOCKET, STATE
+from ..cni.netconf import SOCKET, STATE, Failure, read_socket, read_state
 from . import output
 from .parser import add_dry_run
 
@@ -51,9 +51,19 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carries out the verb. Raises OmnipamError."""
-    for flag, value in (("--socket", args.socket), ("--state-dir", args.state_dir)):
-        if not value.startswith("/"):
-            raise Invalid(f"{flag} {value}: it is no absolute path; the plugin is run in another directory")
+    for flag, value in (("--bin-dir", args.bin_dir), ("--conf-dir", args.conf_dir)):
+        if value == "":
+            raise Invalid(f"{flag}: it is empty; name a directory")
+    for flag, value, read in (
+        ("--socket", args.socket, read_socket),
+        ("--state-dir", args.state_dir, read_state),
+    ):
+        if value == "":
+            raise Invalid(f"{flag}: it is empty; leave it out for the agent's default")
+        try:
+            read(value, flag)
+        except Failure as failure:  # what the plugin would say at each call
+            raise Invalid(f"{failure.msg}: {failure.details!r}; the plugin could not use it") from None
     done = [install_plugin(Path(args.bin_dir), python=args.python, dry_run=args.dry_run)]
     if args.conf_dir is not None:
         done.append(

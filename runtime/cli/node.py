@@ -200,6 +200,10 @@ def _delete(args: argparse.Namespace) -> int:
             node = store.delete_node(args.name)
     word = f"node/{node.name} deleted" + (" (dry run)" if args.dry_run else "")
     output.show(args.output, cilium_node(node, pooled=_pooled(loaded)), lambda: f"{word}\n")
+    if node.holds.blocks:
+        output.say(
+            f"what it held is free for other nodes: if pods still run on {shlex.quote(node.name)}, addresses may be in use twice"
+        )
     return 0
 
 

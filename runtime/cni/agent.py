@@ -15,21 +15,25 @@ _CODES = {
     "PoolMismatch": BAD_CONFIG,
     "UnknownPool": BAD_CONFIG,
     "BlockTooSmall": BAD_CONFIG,
+    "NotForPods": BAD_CONFIG,
     "AddressInUse": IN_USE,
     "Conflict": CONFLICT,
     "Exhausted": TRY_LATER,
     "NotReady": TRY_LATER,
+    "NoInterface": TRY_LATER,
 }
 """The agent's reasons as codes."""
 _MSGS = {
     "Invalid": "the agent refused the request as invalid",
-    "PoolMismatch": "the requested address is outside the pod's pool",
+    "PoolMismatch": "the requested address is outside what this node has of the pod's pool",
     "UnknownPool": "the pool does not exist, or lacks an asked family",
     "BlockTooSmall": "the pool's blocks are too small to have a gateway",
+    "NotForPods": "the requested address is not for pods",
     "AddressInUse": "the requested address is in use",
     "Conflict": "this attachment holds other addresses already",
     "Exhausted": "no address available yet",
     "NotReady": "the agent is not ready",
+    "NoInterface": "the interface of the address is not known",
 }
 
 _SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -49,10 +53,12 @@ def ask(path: str, method: str, target: str, body: object = None, *, timeout_s: 
 def release(path: str, key: Key, timeout_s: float) -> None:
     """Releases now. Raises NoAnswer if it may not have happened, Failure if the agent refused for good."""
     status, answer = exchange(path, "DELETE", target(key), timeout_s=timeout_s)
-    if status >= 500:
+    reason = answer.get("reason") if isinstance(answer, dict) else None
+    if status == 204 or (status == 404 and reason == "NotFound"):
+        return
+    if reason is None or status >= 500:  # whatever that was, it was no agent that has released anything
         raise NoAnswer(refusal(status, answer).details or f"the agent answered {status}", maybe_done=True)
-    if status != 404 and status >= 300:
-        raise refusal(status, answer)
+    raise refusal(status, answer)
 
 
 def refusal(status: int, answer: object) -> Failure:
@@ -62,9 +68,8 @@ def refusal(status: int, answer: object) -> Failure:
         return Failure(TRY_LATER if status == 503 else REFUSED, "the agent refused", text)
     reason, text = str(answer.get("reason", "")), str(answer.get("message", ""))
     facts = answer.get("details")
-    if isinstance(facts, dict):
-        told = [f"{name} {value}" for name, value in facts.items() if str(value) not in text]
-        text = ", ".join(filter(None, (text, *told)))
+    if not text and isinstance(facts, dict):
+        text = ", ".join(f"{name} {value}" for name, value in facts.items())
     code = _CODES.get(reason, TRY_LATER if status == 503 else REFUSED)
     return Failure(code, _MSGS.get(reason, f"the agent refused: {reason or status}"), text)
 

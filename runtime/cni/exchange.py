@@ -9,6 +9,7 @@ import time
 MOST_HEAD, MOST_BODY = 1 << 16, 1 << 24
 """Bytes that an answer may have: whoever sends more is no agent."""
 _CHUNK = 1 << 16
+_AGAIN_S = 0.02
 
 
 class NoAnswer(Exception):
@@ -37,9 +38,9 @@ def exchange(
     sent = False
     with socket.socket(socket.AF_UNIX) as connection:
         try:
-            connection.settimeout(timeout_s)
-            connection.connect(path)
+            _connect(connection, path, deadline)
             sent = True
+            connection.settimeout(_left(deadline))
             connection.sendall(f"{head}\r\n".encode("ascii") + content)
         except TimeoutError:
             raise NoAnswer(
@@ -58,6 +59,25 @@ def exchange(
         except (ValueError, RecursionError) as error:
             raise NoAnswer(f"{path}: {error}", maybe_done=True) from None
     return status, answer
+
+
+def _connect(connection: socket.socket, path: str, deadline: float) -> None:
+    """A full backlog answers EAGAIN at once (unix(7)), whatever the timeout: an agent that is there will come to it. Raises OSError."""
+    while True:
+        connection.settimeout(_left(deadline))
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            time.sleep(min(_AGAIN_S, _left(deadline)))
+        else:
+            return
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _receive(connection: socket.socket, deadline: float) -> tuple[int, object]:
@@ -100,10 +120,7 @@ def _receive(connection: socket.socket, deadline: float) -> tuple[int, object]:
 
 
 def _more(connection: socket.socket, deadline: float) -> bytes:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    connection.settimeout(left)
+    connection.settimeout(_left(deadline))
     return connection.recv(_CHUNK)
 
 

@@ -15,9 +15,10 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,21 @@ _CONFIGURATIONS = (".conf", ".conflist", ".json")
 _MOST_SHEBANG = 127
 """Bytes that Linux before 5.1 reads of a script's first line (execve(2))."""
 _TRIAL_S = 30.0
+_LOAD = """\
+import importlib, sys
+sys.path.append(sys.argv[1])
+for name in sys.argv[2:]: importlib.import_module(name)
+"""
+_COMPILE = """\
+import os, py_compile, sys
+for path in sys.argv[1:]:
+    file = os.open(py_compile.compile(path, doraise=True), os.O_RDONLY)
+    os.fchmod(file, 0o644)
+    os.fsync(file)
+    os.close(file)
+    os.chmod(os.path.join(os.path.dirname(path), "__pycache__"), 0o755)
+"""
+"""Run by the plugin's interpreter. What a crash of the machine cuts short would not be compiled again: its date and size still fit."""
 _LAUNCHER = '''\
 #!{python} -IS
 """omnipam-cni {version}, put here by `omnipam cni install`; its code lies in {folder} beside it."""
@@ -61,6 +77,7 @@ def install_plugin(bin_dir: Path, *, python: str, dry_run: bool = False) -> str:
     Raises Invalid for paths that cannot be, Unavailable if writing fails or the launcher does not run; then nothing was replaced.
     """
     _check_interpreter(python)
+    bin_dir = bin_dir.absolute()  # the trial calls the launcher by its path, which a bare name is not
     here = Path(__file__).parent
     sources = {f"{module}.py": (here / f"{module}.py").read_bytes() for module in MODULES}
     digest = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:12]
@@ -72,22 +89,30 @@ def install_plugin(bin_dir: Path, *, python: str, dry_run: bool = False) -> str:
             f"{target} is a directory, and the plugin's place; remove it, or choose another --bin-dir"
         )
     before = _text(target)
-    if before == launcher and all(_bytes(folder / package / name) == text for name, text in sources.items()):
+    placed = before == launcher and all(
+        _bytes(folder / package / name) == text and _mode(folder / package / name) == 0o644
+        for name, text in sources.items()
+    )
+    if placed and _is_sound(python, target, folder, package):
         return f"{target} unchanged"
     done = "replaced" if target.exists() else "installed"
     if dry_run:
         return f"{target} {done} (dry run)"
     with _told(bin_dir):
+        made = [
+            path for path in (bin_dir,) if not path.exists()
+        ]  # one that was there has its rights from others
         (folder / package).mkdir(parents=True, exist_ok=True)
-        for path in (bin_dir, folder, folder / package):
-            if path != bin_dir:
-                path.chmod(0o755)
+        for path in (*made, folder, folder / package):
+            path.chmod(0o755)
         for name, content in sources.items():
             _replace(folder / package / name, content, 0o644)
         staged = bin_dir / f".{NAME}.{os.getpid()}"
         try:
             _write(staged, launcher.encode(), 0o755)
-            tried = _try(python, staged, [folder / package / name for name in sources])
+            tried = _compile(python, [folder / package / name for name in sources])
+            if tried:
+                _ask(python, staged)
             staged.replace(target)
             _sync(bin_dir)
         finally:
@@ -116,7 +141,7 @@ def install_conflist(conf_dir: Path, *, socket: str, state_dir: str, dry_run: bo
 
 def conflist(socket: str = SOCKET, state_dir: str = STATE) -> str:
     """The example in deploy/cni/, with the paths that differ from the agent's defaults."""
-    ipam: dict[str, object] = {"type": NAME, "routes": [{"dst": "0.0.0.0/0"}]}
+    ipam: dict[str, object] = {"type": NAME, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}
     if socket != SOCKET:
         ipam["socket"] = socket
     if state_dir != STATE:
@@ -140,33 +165,62 @@ def _check_interpreter(python: str) -> None:
         )
 
 
-def _try(python: str, launcher: Path, sources: list[Path]) -> bool:
-    """Compiles the sources by that interpreter and asks the launcher its VERSION; False if it is not there. Raises Unavailable."""
+def _is_sound(python: str, launcher: Path, folder: Path, package: str) -> bool:
+    """Whether everybody may run what is there, and all of it loads. An interpreter that is not there now is not asked."""
+    compiled = folder / package / "__pycache__"
+    folders = [folder, folder / package, *([compiled] if compiled.exists() else [])]
+    if _mode(launcher) != 0o755 or any(_mode(each) != 0o755 for each in folders):
+        return False
+    if not Path(python).exists():
+        return True
+    try:
+        _ask(python, launcher)
+        # VERSION loads but what it needs
+        _run(
+            python, [python, "-BIS", "-c", _LOAD, str(folder), *(f"{package}.{name}" for name in MODULES[1:])]
+        )
+    except (Unavailable, OSError):
+        return False
+    return True
+
+
+def _compile(python: str, sources: list[Path]) -> bool:
+    """Compiles the sources by that interpreter, durably; False if it is not there. Raises Unavailable."""
     if not Path(python).exists():
         return False
-    compile_all = "import py_compile, sys\nfor path in sys.argv[1:]: py_compile.compile(path, doraise=True)"
-    asked = {"cniVersion": "1.1.0"}
+    _run(python, [python, "-IS", "-c", _COMPILE, *map(str, sources)])
+    return True
+
+
+def _ask(python: str, launcher: Path) -> None:
+    """Asks the launcher its VERSION. Raises Unavailable if that is not what it says."""
+    answer = _run(python, [str(launcher)], b'{"cniVersion": "1.1.0"}', {"CNI_COMMAND": "VERSION"})
     try:
-        subprocess.run(
-            [python, "-IS", "-c", compile_all, *sources], check=True, capture_output=True, timeout=_TRIAL_S
-        )
-        answer = subprocess.run(
-            [launcher],
-            check=True,
-            capture_output=True,
-            timeout=_TRIAL_S,
-            input=json.dumps(asked).encode(),
-            env={"CNI_COMMAND": "VERSION"},
+        if json.loads(answer)["cniVersion"] == "1.1.0":
+            return
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise _not_running(python, f"it said {answer!r}")
+
+
+def _run(
+    python: str, words: list[str], stdin: bytes = b"", environ: Mapping[str, str] | None = None
+) -> bytes:
+    """Its stdout. Raises Unavailable if it fails or takes too long, OSError if it cannot be run at all."""
+    try:
+        return subprocess.run(
+            words, check=True, capture_output=True, timeout=_TRIAL_S, input=stdin, env=environ
         ).stdout
-        if json.loads(answer)["cniVersion"] == asked["cniVersion"]:
-            return True
-        said = f"it said {answer!r}"
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or error.stdout).decode(errors="replace").strip().splitlines()
         said = lines[-1] if lines else f"it ended with {error.returncode}"
-    except (subprocess.TimeoutExpired, ValueError, KeyError, TypeError) as error:
+    except subprocess.TimeoutExpired as error:
         said = str(error)
-    raise Unavailable(f"the plugin does not run with {python}: {said}; name another with --python")
+    raise _not_running(python, said)
+
+
+def _not_running(python: str, said: str) -> Unavailable:
+    return Unavailable(f"the plugin does not run with {python}: {said}; name another with --python")
 
 
 def _forget(folder: Path, keep: set[str]) -> None:
@@ -208,6 +262,14 @@ def _text(path: Path) -> str | None:
 def _bytes(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _mode(path: Path) -> int | None:
+    """The rights; None if it is not there."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
     except OSError:
         return None
 

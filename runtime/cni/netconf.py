@@ -35,6 +35,10 @@ FAMILIES = {"ipv4": (socket.AF_INET, 32), "ipv6": (socket.AF_INET6, 128)}
 """The system's number of the family, and the bits of an address."""
 _MOST_PATH = 107
 """Bytes of a unix socket's path (unix(7): sun_path has 108, the last is 0)."""
+_MOST_STATE, _MOST_NAME = 3072, 255
+"""Bytes of the state directory's path and of each name in it: PATH_MAX and NAME_MAX of Linux, less the queue's own names."""
+_MOST_PART = 512
+"""Characters that the agent takes as a part of a key."""
 _is_id = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*").fullmatch
 
 
@@ -62,6 +66,8 @@ def read_verb(environ: Mapping[str, str]) -> str:
     if "CNI_CONTAINERID" in _NEEDS[verb]:
         check_container(environ["CNI_CONTAINERID"], BAD_ENVIRONMENT)
         check_ifname(environ["CNI_IFNAME"], BAD_ENVIRONMENT)
+        if verb != "DEL":  # which must succeed for what an ADD refused
+            check_holdable(environ["CNI_CONTAINERID"], environ["CNI_IFNAME"], BAD_ENVIRONMENT)
     return verb
 
 
@@ -71,9 +77,17 @@ def check_container(text: str, code: int) -> None:
         raise Failure(code, "invalid characters in containerID", text)
 
 
+def check_holdable(container: str, ifname: str, code: int) -> None:
+    """Raises Failure with that code for what is legal, and yet never given addresses: no agent takes it."""
+    if len(container) > _MOST_PART:
+        raise Failure(code, f"containerID has more than {_MOST_PART} characters", container)
+    if not ifname.isprintable():
+        raise Failure(code, "interface name is not UTF-8, or not printable", ascii(ifname))
+
+
 def check_ifname(text: str, code: int) -> None:
     """Raises Failure with that code for what Linux would not take as an interface's name."""
-    size = len(text.encode("utf-8", "surrogateescape"))
+    size = len(text.encode("utf-8", "replace"))  # the environment's bytes that are no UTF-8 count one each
     if not size:
         raise Failure(code, "interface name is empty")
     if size > 15:
@@ -88,16 +102,19 @@ class Args:
     """CNI_ARGS, of which we know some; the others are for plugins beside us. Raises Failure 4."""
 
     def __init__(self, text: str) -> None:
-        known = {}
+        known: dict[str, str] = {}
+        ips = []
         for pair in filter(None, text.split(";")):
             key, equals, value = pair.partition("=")
             if not equals or not key:
                 raise Failure(BAD_ENVIRONMENT, "invalid CNI_ARGS", f"{pair!r} is no KEY=VALUE")
             known[key] = os.fsencode(value).decode("utf-8", "replace")
+            if key == "IP" and value:
+                ips.append(known[key])
         namespace, pod = known.get("K8S_POD_NAMESPACE"), known.get("K8S_POD_NAME")
         self.pod = f"{namespace}/{pod}" if namespace and pod else ""
         self.pod_uid = known.get("K8S_POD_UID", "")
-        self.ip = known.get("IP", "")
+        self.ips = ips
 
 
 # -- stdin
@@ -112,7 +129,9 @@ class Network:
         if not name:
             raise Failure(BAD_CONFIG, "missing network name")
         if not isinstance(name, str) or not _is_id(name):
-            raise Failure(BAD_CONFIG, "invalid characters found in network name", str(name))
+            raise Failure(BAD_CONFIG, "invalid characters found in network name", shown(name))
+        if len(name) > _MOST_PART:
+            raise Failure(BAD_CONFIG, f"network name has more than {_MOST_PART} characters", shown(name))
         self.name = name
         self.version = _version(self.document, verb)
         ipam = self.document.get("ipam")
@@ -121,30 +140,48 @@ class Network:
                 BAD_CONFIG, "IPAM config missing 'ipam' key" if ipam is None else "'ipam' is no object"
             )
         self.ipam: dict[str, object] = ipam
-        self.socket = self._path("socket", SOCKET)
-        if len(os.fsencode(self.socket)) > _MOST_PATH:
-            raise Failure(BAD_CONFIG, "ipam.socket is too long", f"{self.socket}: at most {_MOST_PATH} bytes")
-        self.state = self._path("stateDir", STATE)
+        self.socket = read_socket(self.ipam.get("socket"), "ipam.socket")
+        self.state = read_state(self.ipam.get("stateDir"), "ipam.stateDir")
 
-    def _path(self, key: str, default: str) -> str:
-        value = self.ipam.get(key)
-        if value in (None, ""):
-            return default
-        if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
-            raise Failure(BAD_CONFIG, f"ipam.{key} is no absolute path", shown(value))
-        return value
+
+def read_socket(value: object, name: str) -> str:
+    """The path of the agent's socket, its default if none is given. Raises Failure 7, which calls it `name`."""
+    return _path(value, name, SOCKET, _MOST_PATH)
+
+
+def read_state(value: object, name: str) -> str:
+    """The agent's state directory, its default if none is given. Raises Failure 7, which calls it `name`."""
+    return _path(value, name, STATE, _MOST_STATE)
+
+
+def _path(value: object, name: str, default: str, most: int) -> str:
+    if value is None or value == "":
+        return default
+    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
+        raise Failure(BAD_CONFIG, f"{name} is no absolute path", shown(value))
+    if len(os.fsencode(value)) > most:
+        raise Failure(BAD_CONFIG, f"{name} is too long", f"{shown(value)}: at most {most} bytes")
+    if any(len(os.fsencode(part)) > _MOST_NAME for part in value.split("/")):
+        raise Failure(
+            BAD_CONFIG, f"{name} is too long", f"{shown(value)}: at most {_MOST_NAME} bytes between slashes"
+        )
+    return value
 
 
 def decode(content: bytes) -> dict[str, object]:
-    """Raises Failure 6 for what is no JSON object."""
+    """Raises Failure 6 for what is no JSON object in UTF-8; as Go's decoder, it takes neither a byte order mark nor NaN."""
     try:
-        document = json.loads(content)
+        document = json.loads(content.decode("utf-8"), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         text = "too deeply nested" if isinstance(error, RecursionError) else str(error)
         raise Failure(UNDECODABLE, "the network configuration on stdin is no JSON", text) from None
     if not isinstance(document, dict):
         raise Failure(UNDECODABLE, "the network configuration on stdin is no JSON object")
     return document
+
+
+def _refuse(word: str) -> object:
+    raise ValueError(f"{word} is no JSON")
 
 
 def _version(document: Mapping[str, object], verb: str) -> str:
@@ -200,5 +237,8 @@ def read_address(text: object) -> tuple[str, str, int | None] | None:
 
 def shown(value: object) -> str:
     """The value as an error's details tell it."""
-    text = value if isinstance(value, str) else json.dumps(value)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value)
+    except RecursionError:  # it was just shallow enough to be read
+        text = f"a deeply nested {type(value).__name__}"
     return text if len(text) <= 200 else text[:200] + "…"

@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable, Mapping
 
 from .agent import (
+    BAD_ANSWER,
     DIFFERENT,
     NOT_HELD,
+    Key,
     addresses,
     ask,
     refusal,
@@ -19,25 +21,29 @@ from .agent import (
 from .exchange import NoAnswer, exchange
 from .netconf import (
     BAD_CONFIG,
+    BAD_ENVIRONMENT,
     IO_FAILED,
     VERSIONS,
     Args,
     Failure,
     Network,
     check_container,
+    check_holdable,
     check_ifname,
     decode,
     read_address,
     read_verb,
     shown,
 )
-from .releases import put_off, settle
+from .releases import SETTLE_S, put_off, settle
 
 NOT_READY, IMPAIRED, INTERNAL = 50, 51, 999
 """Codes of STATUS, and the library's for what should not happen. Ours are in agent.py and netconf.py."""
 
 WAIT_S, ADD_S, OTHER_S = 25.0, 30.0, 5.0
 """Seconds: an ADD may wait for an address, and then for the answer; the other verbs wait for theirs."""
+_VALID = ("cni.dev/valid-attachments", "cni.dev/attachments")
+"""GC's list: the specification's name, and libcni's second name of the same."""
 _ABOUT = (
     f"omnipam-cni: IPAM by omnipam's node agent\nCNI protocol versions supported: {', '.join(VERSIONS)}\n"
 )
@@ -82,7 +88,7 @@ def call(environ: Mapping[str, str], stdin: Callable[[], bytes]) -> tuple[int, b
 
 
 def _add(environ: Mapping[str, str], content: bytes) -> object:
-    from .wishes import Wishes
+    from .wishes import Wishes, check_gateway, reaching
 
     network = Network(content, "ADD")
     args = Args(environ.get("CNI_ARGS", ""))
@@ -96,6 +102,8 @@ def _add(environ: Mapping[str, str], content: bytes) -> object:
         body["families"] = wishes.families
     if wishes.addresses:
         body["address"] = wishes.addresses
+    if wishes.gateways:
+        body["avoid"] = list(wishes.gateways.values())
     if args.pod_uid:
         body["pod_uid"] = args.pod_uid
     status, answer = ask(network.socket, "PUT", target(key), body, timeout_s=ADD_S)
@@ -103,23 +111,50 @@ def _add(environ: Mapping[str, str], content: bytes) -> object:
         raise refusal(status, answer)
     ips = []
     for family, address, length, gateway in addresses(answer):
+        if family in wishes.gateways:
+            try:
+                check_gateway(family, address, length, wishes.gateways[family])
+            except Failure:
+                if status == 201:  # else an earlier ADD got it, and a pod may live there
+                    _free(network, key)
+                raise
         ip = {"version": family[-1]} if network.version < "1.0.0" else {}
-        ip["address"] = f"{address}/{length}"
         gateway = wishes.gateways.get(family, gateway)
+        if wishes.on_link and gateway:
+            length = reaching(family, address, length, gateway)
+        ip["address"] = f"{address}/{length}"
         if gateway:
             ip["gateway"] = gateway
         ips.append(ip)
     result: dict[str, object] = {"cniVersion": network.version, "ips": ips}
-    if wishes.routes:
-        result["routes"] = wishes.routes
+    families = {"ipv6" if ":" in ip["address"] else "ipv4" for ip in ips}
+    if routes := wishes.routes_of(families):
+        result["routes"] = routes
     if wishes.dns:
         result["dns"] = wishes.dns
     return result
 
 
+def _free(network: Network, key: Key) -> None:
+    """Gives back at once what this ADD got; what cannot be now is the queue's, or the DEL's that follows."""
+    try:
+        release(network.socket, key, SETTLE_S)
+    except NoAnswer as lost:
+        try:
+            put_off(network, key, lost)
+        except Failure:
+            pass
+    except Failure:
+        pass
+
+
 def _del(environ: Mapping[str, str], content: bytes) -> None:
     network = Network(content, "DEL")
     key = network.name, environ["CNI_CONTAINERID"], environ["CNI_IFNAME"]
+    try:
+        check_holdable(key[1], key[2], BAD_ENVIRONMENT)
+    except Failure:  # no ADD got anything by this key: it is free, whether an agent runs or not
+        return
     try:
         release(network.socket, key, OTHER_S)
     except NoAnswer as lost:
@@ -135,7 +170,7 @@ def _check(environ: Mapping[str, str], content: bytes) -> None:
         raise Failure(BAD_CONFIG, "CHECK needs the prevResult of the ADD")
     key = network.name, environ["CNI_CONTAINERID"], environ["CNI_IFNAME"]
     status, answer = ask(network.socket, "GET", target(key), timeout_s=OTHER_S)
-    if status == 404:
+    if status == 404 and isinstance(answer, dict) and answer.get("reason") == "NotFound":
         raise Failure(NOT_HELD, "the agent holds no address for this attachment", "/".join(key))
     if status != 200:
         raise refusal(status, answer)
@@ -153,16 +188,29 @@ def _check(environ: Mapping[str, str], content: bytes) -> None:
 
 def _gc(_: Mapping[str, str], content: bytes) -> None:
     network = Network(content, "GC")
-    name = "cni.dev/valid-attachments"
-    if name not in network.document:
-        name = "cni.dev/attachments"  # libcni's second name of the same list
-    if name not in network.document:
+    names = [name for name in _VALID if name in network.document]
+    if not names:
         raise Failure(BAD_CONFIG, "GC needs cni.dev/valid-attachments", "an empty list means: none is valid")
-    listed = network.document[name]
-    if listed is not None and not isinstance(listed, list):
+    # What either list names stays: to keep too much is mended by the next GC, to free what is in use is not.
+    keep = dict.fromkeys(pair for name in names for pair in _attachments(name, network.document[name]))
+    settle(network)
+    status, answer = ask(
+        network.socket, "POST", "/v1/gc", {"network": network.name, "keep": list(keep)}, timeout_s=OTHER_S
+    )
+    if status != 200:
+        raise refusal(status, answer)
+    if not isinstance(answer, dict) or not isinstance(answer.get("released"), list):
+        raise Failure(BAD_ANSWER, "the agent's answer does not say what it released", shown(answer))
+
+
+def _attachments(name: str, listed: object) -> list[tuple[str, str]]:
+    """Container and interface of each in a GC's list. Raises Failure 7."""
+    if listed is None:
+        return []
+    if not isinstance(listed, list):
         raise Failure(BAD_CONFIG, f"{name} is no list", shown(listed))
     keep = []
-    for each in listed or []:
+    for each in listed:
         container, ifname = (
             (each.get("containerID"), each.get("ifname")) if isinstance(each, dict) else (0, 0)
         )
@@ -171,12 +219,7 @@ def _gc(_: Mapping[str, str], content: bytes) -> None:
         check_container(container, BAD_CONFIG)
         check_ifname(ifname, BAD_CONFIG)
         keep.append((container, ifname))
-    settle(network)
-    status, answer = ask(
-        network.socket, "POST", "/v1/gc", {"network": network.name, "keep": keep}, timeout_s=OTHER_S
-    )
-    if status not in (200, 204):
-        raise refusal(status, answer)
+    return keep
 
 
 def _status(_: Mapping[str, str], content: bytes) -> None:
@@ -185,8 +228,10 @@ def _status(_: Mapping[str, str], content: bytes) -> None:
         status, answer = exchange(network.socket, "GET", "/v1/status", timeout_s=OTHER_S)
     except NoAnswer as lost:
         raise Failure(NOT_READY, "node agent unreachable", str(lost)) from None
-    if status == 200:
+    if status == 200 and isinstance(answer, dict) and answer.get("ready") is True:
         return
+    if status < 400:
+        raise Failure(NOT_READY, "the agent does not say that it is ready", shown(answer))
     problem = refusal(status, answer)
     # 51 has the runtime believe that running pods suffer: only the agent can know.
     impaired = isinstance(answer, dict) and answer.get("reason") == "Impaired"

@@ -7,7 +7,7 @@ import time
 
 from .agent import Key, release
 from .exchange import NoAnswer
-from .netconf import TRY_LATER, Failure, Network
+from .netconf import IO_FAILED, TRY_LATER, Failure, Network
 
 FOLDER, SUFFIX = "deletions", ".json"
 """The queue's, told twice: a look for what waits must not cost its import."""
@@ -31,18 +31,24 @@ def put_off(network: Network, key: Key, lost: NoAnswer) -> None:
             queue.put(directory, *key)
     except OSError as error:
         text = f"{error.filename or directory}: {error.strerror}; agent: {lost}"
-        raise Failure(TRY_LATER, "node agent unreachable, and the release cannot be queued", text) from None
+        code = IO_FAILED if isinstance(error, queue.NoQueue) else TRY_LATER
+        raise Failure(code, "node agent unreachable, and the release cannot be queued", text) from None
 
 
 def settle(network: Network, key: Key | None = None) -> None:
-    """Carries out what earlier calls queued, as far as it goes in time. Raises Failure 11 if `key` is among what remains.
+    """Carries out what earlier calls queued, as far as it goes in time.
 
-    An address that is then given to `key` would be taken again by its own late release.
+    key: of an ADD. Raises Failure 11 if it is among what remains, since its own late release would take the address that it is given;
+    Failure 5 if the queue is no directory: its release could not wait there.
     """
     directory = os.path.join(network.state, FOLDER)
     try:
         if not any(name.endswith(SUFFIX) for name in os.listdir(directory)):
             return
+    except NotADirectoryError:
+        if key is None:
+            return
+        raise Failure(IO_FAILED, "releases wait there, and it is no directory", directory) from None
     except OSError:
         return  # there is none, which is the rule
     from . import queue

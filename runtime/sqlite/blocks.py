@@ -78,11 +78,28 @@ def overlapping(db: sqlite3.Connection, cidr: Cidr) -> Row | None:
     return found
 
 
+def overlap_of(db: sqlite3.Connection, cidr: Cidr) -> Overlap | None:
+    """What is in the way of granting `cidr`, if anything is."""
+    other = overlapping(db, cidr)
+    if other is None:
+        return None
+    stands = block_of(other)
+    return Overlap(cidr, other[0], stands.cidr if stands else None)
+
+
 def replace(db: sqlite3.Connection, node: str, blocks: Sequence[Block]) -> Change | Overlap:
-    """Makes `blocks`, in this order, the node's own. On an Overlap the caller must roll back.
+    """Makes `blocks`, in this order, the node's own. On an Overlap, the first, the caller must roll back.
 
     Only blocks that are new are checked: what the node has stays its own. Rows that are no network are left alone.
     """
+    change, overlaps = replace_free(db, node, blocks)
+    return overlaps[0] if overlaps else change
+
+
+def replace_free(
+    db: sqlite3.Connection, node: str, blocks: Sequence[Block]
+) -> tuple[Change, tuple[Overlap, ...]]:
+    """As `replace`, but without those of `blocks` that overlap others: which, in order, and what is in their way."""
     rows = db.execute(
         f"SELECT {COLUMNS}, g.id, g.position FROM grants g WHERE g.node = ? ORDER BY g.position, g.id",
         (node,),
@@ -95,17 +112,19 @@ def replace(db: sqlite3.Connection, node: str, blocks: Sequence[Block]) -> Chang
     wanted = {(block.pool, block.cidr) for block in blocks}
     returned = [entry for identity, entry in had.items() if identity not in wanted]
     db.executemany("DELETE FROM grants WHERE id = ?", [(number,) for _, number, _ in returned])
-    granted = []
-    for position, block in enumerate(blocks):
+    granted, overlaps = list[Block](), list[Overlap]()
+    position = 0
+    for block in blocks:
         if (block.pool, block.cidr) not in wanted:
-            return Overlap(block.cidr, node, block.cidr)  # twice in one grant
+            overlaps.append(Overlap(block.cidr, node, block.cidr))  # twice in one grant
+            continue
         wanted.discard((block.pool, block.cidr))
         entry = had.get((block.pool, block.cidr))
         if entry is None:
-            other = overlapping(db, block.cidr)
-            if other is not None:
-                stands = block_of(other)
-                return Overlap(block.cidr, other[0], stands.cidr if stands else None)
+            overlap = overlap_of(db, block.cidr)
+            if overlap is not None:
+                overlaps.append(overlap)
+                continue
             db.execute(
                 "INSERT INTO grants (node, position, pool, family, first, last, length, first_usable, last_usable) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -127,4 +146,5 @@ def replace(db: sqlite3.Connection, node: str, blocks: Sequence[Block]) -> Chang
                 "UPDATE grants SET position = ?, first_usable = ?, last_usable = ? WHERE id = ?",
                 (position, block.first_usable, block.last_usable, entry[1]),
             )
-    return Change(tuple(granted), tuple(block for block, _, _ in returned))
+        position += 1
+    return Change(tuple(granted), tuple(block for block, _, _ in returned)), tuple(overlaps)

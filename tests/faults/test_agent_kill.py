@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -206,19 +209,28 @@ def test_a_second_agent_and_an_open_directory_are_refused(
     assert "everybody may write to" in line
 
 
+@pytest.mark.parametrize("damage", ["text", "empty", "no -wal"])
 def test_a_damaged_state_on_a_store_without_pods_says_so(
-    tmp_path: Path, store: str, operator: OperatorProcess
+    tmp_path: Path, store: str, operator: OperatorProcess, damage: str
 ) -> None:
     with agent(tmp_path, store).until_ready() as one:
         one.add("c1")
-        one.stop()
+        if damage == "text":
+            one.stop()
+        else:
+            one.kill()
     path = one.state / "agent.db"
-    damaged = b"no database" * 1000
-    path.write_bytes(damaged)
+    if damage == "no -wal":
+        path.with_name("agent.db-wal").unlink()
+    else:
+        path.write_bytes(b"no database" * 1000 if damage == "text" else b"")
+    damaged = path.read_bytes()
     with agent(tmp_path, store) as one:
         one.until(lambda: one.status()[0] == 503, "it listens")
         assert one.status()[1]["reason"] == "Impaired"
-        (aside,) = [each for each in one.state.iterdir() if "damaged" in each.name]
+        (aside,) = [
+            each for each in one.state.glob("agent.db.damaged-*") if not each.name.endswith(("-wal", "-shm"))
+        ]
         assert aside.read_bytes() == damaged
         assert one.stop() == 0
     with agent(tmp_path, store) as one:
@@ -226,6 +238,19 @@ def test_a_damaged_state_on_a_store_without_pods_says_so(
         assert one.status()[1]["reason"] == "Impaired", "its pods run still"
     with agent(tmp_path, store, boot="boot-2").until_ready() as one:
         assert one.held() == {}
+
+
+def test_a_refused_start_is_no_damage(tmp_path: Path, store: str, operator: OperatorProcess) -> None:
+    """It has the state open already when it finds that it cannot go on."""
+    with agent(tmp_path, store).until_ready() as one:
+        one.add("c1")
+        one.kill()
+    for wrong in ("--socket-group=nobody-has-this-name", "--node-name=another"):
+        refused = agent(tmp_path, store, wrong)
+        assert refused.wait() == 2, refused.text()
+    with agent(tmp_path, store).until_ready() as one:
+        assert set(one.held()) == {"c1"}
+        assert not list(one.state.glob("*damaged*"))
 
 
 def test_its_row_comes_back_with_its_blocks(tmp_path: Path, store: str, operator: OperatorProcess) -> None:
@@ -240,6 +265,80 @@ def test_its_row_comes_back_with_its_blocks(tmp_path: Path, store: str, operator
         assert set(after.holds.blocks) == set(before.holds.blocks)
         assert one.add("c1") == given
         assert one.add("c2") != given
+
+
+@pytest.mark.parametrize("mode", ["cluster-pool", "multi-pool"])
+def test_a_node_deleted_while_its_agent_is_down_loses_what_others_got_and_nothing_else(
+    tmp_path: Path, mode: str
+) -> None:
+    """The operator gives others no address that is still in use, but those of the one block that it gave before the agent was back."""
+    url = f"sqlite:///{tmp_path / 'omnipam.db'}"
+    common = (f"--store={url}", f"--ipam={mode}")
+    quick = (
+        *(*common, "--cool-down=0s", "--ipam-cilium-node-update-rate=200ms"),
+        "--ipam-multi-pool-pre-allocation=default=1",
+    )
+    pools = {
+        "multi-pool": ("--auto-create-cilium-pod-ip-pools=default=ipv4-cidrs:10.1.0.0/25;ipv4-mask-size:28",),
+        "cluster-pool": (
+            *("--cluster-pool-ipv4-cidr=10.1.0.0/25", "--cluster-pool-ipv4-mask-size=28"),
+            "--cluster-pool-max-blocks-per-node=8",
+        ),
+    }[mode]
+    with (
+        OperatorProcess(tmp_path / "op", *common, *pools) as op,
+        SqliteStore(url) as there,
+        AgentProcess(tmp_path / "two", *quick, node="node-2") as two,
+    ):
+        op.until_leading()
+        two.until_ready().add("x0")
+        first = AgentProcess(tmp_path / "one", *quick)
+        try:
+            given = {f"c{n}": first.until_ready().add(f"c{n}") for n in range(33)}
+        finally:
+            first.kill()
+        before = _blocks(there, "node-1")
+        deleted = subprocess.run(
+            [sys.executable, "-m", "omnipam.runtime.cli", "node", "delete", "node-1", *common],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "if pods still run on node-1" in deleted.stderr
+        number = 1
+        while not _blocks(there, "node-2") & before:
+            two.add(f"x{number}")
+            number += 1
+        with AgentProcess(tmp_path / "one", *quick) as one:
+            one.until(lambda: "Impaired" in str(one.status()), "it says so")
+            lost = _blocks(there, "node-2") & before
+            for cidr in lost:
+                assert f"{cidr}: it overlaps {cidr} of node node-2" in one.status()[1]["message"]
+            assert "a block that pods use here is another node's" in one.text()
+            assert _blocks(there, "node-1") >= before - lost
+            for _ in range(200):
+                status, _answer = two.put(f"x{number}", wait_s=1)
+                if status == 503:
+                    break
+                number += 1
+            assert status == 503, "the pool is exhausted"
+            twice = {each["ipv4"] for each in given.values()} & {each["ipv4"] for each in two.held().values()}
+            assert [each for each in twice if not any(_within(each, cidr) for cidr in lost)] == []
+            assert {each: one.held()[each] for each in given} == given
+            # Once the pods that suffer are started anew, all is well.
+            for container, each in given.items():
+                if any(_within(each["ipv4"], cidr) for cidr in lost):
+                    one.delete(container)
+            one.until_ready()
+
+
+def _blocks(there: SqliteStore, name: str) -> set[str]:
+    node = there.node(name)
+    return {str(block.cidr) for block in node.holds.blocks} if node is not None else set()
+
+
+def _within(address: str, cidr: str) -> bool:
+    return ip_address(address) in ip_network(cidr)
 
 
 def test_multi_pool_on_the_embedded_store(tmp_path: Path) -> None:

@@ -267,7 +267,9 @@ def test_kubernetes_mode_takes_what_the_node_gets(kube: Cluster, tmp_path: Path)
     add_machine(admin, "a")
     with agent(kube, tmp_path / "agent", "--ipam=kubernetes", "--enable-ipv6=true") as one:
         one.until(lambda: admin.exists(f"{CILIUM_NODES}/a"), "the object is made")
-        assert one.until_ready().put("c1", wait_s=0)[1]["reason"] == "Exhausted"
+        lacking = (503, "the node has no ipv4 block yet")
+        one.until(lambda: (one.status()[0], (one.status()[1] or {}).get("message")) == lacking, "it says so")
+        assert one.put("c1", wait_s=0)[1]["reason"] == "Exhausted"
         both = ["10.77.3.0/28", "fd00:77::/120"]
         admin.patch("/api/v1/nodes/a", {"spec": {"podCIDR": both[0], "podCIDRs": both}})
         one.until(lambda: pod_cidrs(admin, "a") == both, "the object shows what the Node has")

@@ -5,6 +5,8 @@ Real main plugins (`ptp`, `bridge`) delegate to `omnipam-cni`. Several pools: `t
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -245,3 +247,56 @@ def test_two_hundred_at_once_leave_nothing_behind(node: Node) -> None:
     assert node.agent.held() == {}
     assert host.links() == set()
     assert not list((host.state / "deletions").glob("*.json")), "nothing had to wait"
+
+
+ROUTES = {"routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}
+
+
+@pytest.mark.parametrize("node", [(BLOCK,), (BLOCK, BOTH)], ids=["ipv4", "dual"], indirect=True)
+@pytest.mark.parametrize(
+    "kind", [{"type": "ptp"}, {"type": "bridge", "bridge": "br-pods", "isGateway": True}]
+)
+def test_default_routes_of_the_families_that_a_pod_has(node: Node, kind: dict[str, object]) -> None:
+    host = node.host
+    conf = host.conf(str(kind["type"]), ipam=ROUTES) | kind
+    pod = host.pod("shop/web-0")
+    families = {ip_interface(ip["address"]).version for ip in host.call("ADD", conf, pod)["ips"]}
+    for version in (4, 6):
+        said = host.run("ip", "netns", "exec", pod.name, "ip", f"-{version}", "route", "show", "default")
+        assert bool(said.strip()) == (version in families), said
+    host.call("DEL", conf, pod)
+
+
+def test_a_configured_gateway_is_no_pod_s(node: Node) -> None:
+    host = node.host
+    (block,) = node.blocks
+    gateway = str(ip_network(block)[2])
+    conf = host.conf("bridge", bridge="br-pods", isGateway=True, ipam={"gateway": gateway})
+    pod = host.pod("shop/web-0")
+    (ip,) = host.call("ADD", conf, pod)["ips"]
+    assert (text(ip["address"]), ip["gateway"]) == (str(ip_network(block)[3]), gateway)
+    assert host.reaches(pod, gateway)
+    host.call("DEL", conf, pod)
+
+
+def test_an_agent_starts_whatever_lies_among_the_releases(node: Node, tmp_path: Path) -> None:
+    host, conf = node.host, node.host.conf("ptp")
+    pod = host.pod("shop/web-0")
+    host.call("ADD", conf, pod)
+    node.agent.kill()
+    host.call("DEL", conf, pod)
+    odd = host.state / "deletions"
+    (odd / "a.json").mkdir()
+    (odd / "b.json").symlink_to("/nonexistent")
+    os.mkfifo(odd / "c.json")
+    node.revive()
+    assert node.agent.held() == {}
+    assert not list(odd.glob("*.json"))
+    node.agent.kill()
+    shutil.rmtree(odd)
+    odd.touch()
+    refused = node._start()
+    assert refused.wait() != 0
+    assert "releases wait there, and it is no directory" in refused.text()
+    assert "Traceback" not in refused.text()
+    odd.unlink()

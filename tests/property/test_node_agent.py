@@ -10,6 +10,7 @@ from omnipam.core.attachment import (
     Allocation,
     Key,
     NoAddress,
+    NotForPods,
     PoolMismatch,
     Request,
     Stored,
@@ -18,6 +19,7 @@ from omnipam.core.attachment import (
 from omnipam.core.cidr import Cidr, parse
 from omnipam.core.errors import Conflict
 from omnipam.core.node_agent import NodeAgent
+from omnipam.core.uplink import Uplink
 from omnipam.core.values import Block
 
 POOLS = ("default", "blue")
@@ -25,7 +27,12 @@ BLOCKS = {  # two of each pool's overlap the other's
     "default": ["10.0.0.0/29", "10.0.0.8/29", "10.0.0.0/28", "fd00::/125"],
     "blue": ["10.0.0.0/28", "10.1.0.0/29", "fd00::/124"],
 }
+SINGLE = ["10.0.0.1/32", "10.0.0.3/32", "10.0.0.9/32", "10.0.0.30/32", "fd00::5/128"]
+"""In a cloud; some of them lie in other blocks."""
 ALL = [Block(pool, parse(text)) for pool, texts in BLOCKS.items() for text in texts]
+ALL += [Block("default", parse(text)) for text in SINGLE]
+UPLINKS = [Uplink("eni-1", prefixes=tuple(block.cidr for block in ALL))]
+AVOID = frozenset((32, parse("10.0.0.0/32").first + number) for number in (2, 3, 9))
 KEYS = [("net", f"c{n}", "eth0") for n in range(8)]
 COOL_S = 30.0
 
@@ -33,20 +40,29 @@ COOL_S = 30.0
 class Node(RuleBasedStateMachine):
     """Beside the agent there are: what is on disk, what the node's object shows, and what was answered to whom."""
 
-    @initialize(both=st.booleans(), shown=st.lists(st.sampled_from(ALL), unique=True))
-    def begin(self, both: bool, shown: list[Block]) -> None:
+    @initialize(both=st.booleans(), cloud=st.booleans(), shown=st.lists(st.sampled_from(ALL), unique=True))
+    def begin(self, both: bool, cloud: bool, shown: list[Block]) -> None:
+        self.cloud = cloud
+        self.withheld: set[Cidr] = set()
         self.families = ("ipv4", "ipv6") if both else ("ipv4",)
         self.now = 1000.0
         self.disk: dict[int, Stored] = {}
-        self.shown = shown
+        self.shown = [block for block in shown if cloud or block.cidr.size > 1]
         self.answered: dict[Key, Allocation] = {}
         self.start(booted=False)
         self.agent.blocks_seen(self.shown)
 
     def start(self, *, booted: bool) -> None:
         self.agent = NodeAgent(
-            families=self.families, pooled=True, cool_down_s=COOL_S, pre_allocate={"default": 2}
+            families=self.families,
+            pooled=True,
+            gateway=not self.cloud,
+            rounded=not self.cloud,
+            cool_down_s=COOL_S,
+            pre_allocate={"default": 2},
         )
+        self.agent.uplinks_seen(UPLINKS)
+        self.agent.withhold(self.withheld)
         doubles = self.agent.load(self.disk.values(), self.now, booted=booted)
         assert not doubles, "what is on disk is consistent"
         self.write()
@@ -62,7 +78,7 @@ class Node(RuleBasedStateMachine):
 
     @rule(block=st.sampled_from(ALL))
     def grant(self, block: Block) -> None:
-        if block not in self.shown:
+        if block not in self.shown and (self.cloud or block.cidr.size > 1):
             self.shown.append(block)
         self.agent.forget_told([block])
         self.agent.blocks_seen(self.shown)
@@ -72,6 +88,11 @@ class Node(RuleBasedStateMachine):
     def withdraw(self, data: st.DataObject) -> None:
         self.shown.remove(data.draw(st.sampled_from(self.shown)))
         self.agent.blocks_seen(self.shown)
+
+    @rule(those=st.sets(st.sampled_from(ALL)))
+    def withhold(self, those: set[Block]) -> None:
+        self.withheld = {block.cidr for block in those if block.cidr.size == 1}
+        self.agent.withhold(self.withheld)
 
     @rule(seconds=st.sampled_from([1.0, 10.0, 40.0, 400.0]))
     def time_passes(self, seconds: float) -> None:
@@ -101,27 +122,40 @@ class Node(RuleBasedStateMachine):
         pool=st.sampled_from(POOLS),
         sticky=st.booleans(),
         owner=st.sampled_from(["router", "shop/db-0", "shop/db-1", "shop/web"]),
+        avoid=st.sampled_from([AVOID, frozenset[tuple[int, int]]()]),
         fails=st.booleans(),
     )
-    def add(self, key: Key, pool: str, sticky: bool, owner: str, fails: bool) -> None:
+    def add(
+        self,
+        key: Key,
+        pool: str,
+        sticky: bool,
+        owner: str,
+        avoid: frozenset[tuple[int, int]],
+        fails: bool,
+    ) -> None:
         kept = {each.id for each in self.agent.parked}
         wants = tuple(Want(family, pool) for family in self.families)
         try:
-            allocation, new = self.agent.allocate(Request(key, owner, wants, sticky=sticky), self.now)
+            allocation, new = self.agent.allocate(
+                Request(key, owner, wants, sticky=sticky, avoid=avoid), self.now
+            )
         except NoAddress:
             asked = {(each.pool, each.family) for each in self.agent.demand(self.now)}
             assert {(pool, family) for family in self.families} <= asked, "all families at once"
             return
         except Conflict:
             held = self.answered[key]
-            assert [given.family for given in held.given] != list(self.families)
+            assert held.owner != owner or [given.family for given in held.given] != list(self.families)
             return
         if key in self.answered:
             assert not new
             assert allocation == self.answered[key]
             return
+        assert not avoid.intersection(given.place for given in allocation.given)
         assert new
         assert [given.family for given in allocation.given] == list(self.families)
+        assert not self.withheld.intersection(given.block.cidr for given in allocation.given)
         if fails:  # the disk refuses: as if nothing had been
             self.agent.drain()
             self.agent.undo_allocate(allocation, self.agent.displaced)
@@ -138,7 +172,7 @@ class Node(RuleBasedStateMachine):
         holder = self.agent.holder(32, address)
         try:
             allocation, new = self.agent.allocate(request, self.now)
-        except (Conflict, PoolMismatch, NoAddress):
+        except (Conflict, PoolMismatch, NoAddress, NotForPods):
             return
         if new:
             assert holder is None
@@ -190,7 +224,9 @@ class Node(RuleBasedStateMachine):
         parked = sum(len(each.given) for each in self.agent.parked)
         for state in self.agent.states(self.now):
             assert state.cooling == 0
-            assert state.total - 2 * parked <= state.free <= state.total, "twice where blocks overlap"
+            assert state.total - 3 * parked <= state.free <= state.total, (
+                "more than once where blocks overlap"
+            )
         if not parked:
             shown = {(each.pool, each.cidr) for each in self.shown}
             assert {(each.pool, each.cidr) for each in self.agent.listed()} <= shown
@@ -207,7 +243,8 @@ class Node(RuleBasedStateMachine):
         for each in self.agent.allocations:
             for given in each.given:
                 cidr = given.block.cidr
-                assert cidr.first < given.address < cidr.last
+                assert cidr.size == 1 or cidr.first < given.address < cidr.last
+                assert (given.gateway is None) is self.cloud
                 assert given.address != given.gateway
                 assert holds(cidr, given.bits, given.address)
 

@@ -14,6 +14,7 @@ from omnipam.core.cidr import Family, parse
 from omnipam.core.errors import Unavailable
 from omnipam.core.node_agent import NodeAgent
 from omnipam.core.reservations import Change
+from omnipam.core.uplink import Uplink
 from omnipam.core.values import Block
 from omnipam.runtime.agent.api import Api
 from omnipam.runtime.agent.commits import Commits
@@ -29,7 +30,7 @@ SILENT: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
 
 
 class House:
-    """Use as `async with House(tmp_path) as house`. blocks: CIDRs by pool."""
+    """Use as `async with House(tmp_path) as house`. blocks: CIDRs by pool. uplinks: it is a cloud's node, with these interfaces."""
 
     def __init__(
         self,
@@ -41,13 +42,21 @@ class House:
         cool_down_s: float = 30.0,
         wait_s: float = 10.0,
         pods: Pods | None = None,
+        uplinks: Sequence[Uplink] | None = None,
     ) -> None:
         self.folder = folder
         self.now = 1000.0
         self.demanded: list[bool] = []
         self.full = False
         """Whether the disk refuses."""
-        self.agent = NodeAgent(families=families, pooled=pooled, cool_down_s=cool_down_s)
+        self.agent = NodeAgent(
+            families=families,
+            pooled=pooled,
+            cool_down_s=cool_down_s,
+            gateway=uplinks is None,
+            rounded=uplinks is None,
+        )
+        self.agent.uplinks_seen(uplinks or ())
         self.journal = Journal(folder)
         self.pods = pods or NoPods("default")
         self.grant(blocks if blocks is not None else {"default": ["10.0.0.0/28"]})

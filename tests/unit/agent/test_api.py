@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from tests.unit.agent.house import House
 
-from omnipam.core.cidr import Family
+from omnipam.core.cidr import Family, parse, parse_address
 from omnipam.core.errors import Invalid
+from omnipam.core.uplink import Uplink
 from omnipam.runtime.agent.placing import Placement
 
 BOTH: tuple[Family, ...] = ("ipv4", "ipv6")
@@ -69,8 +70,12 @@ async def test_a_key_may_be_any_text(tmp_path: Path) -> None:
         ([], 400, "Invalid"),
         ({"pool": "blue"}, 404, "UnknownPool"),
         ({"address": {"ipv4": "10.0.1.7"}}, 403, "PoolMismatch"),
-        ({"address": {"ipv4": "10.0.0.1"}}, 409, "AddressInUse"),
-        ({"address": {"ipv4": "10.0.0.0"}}, 409, "AddressInUse"),
+        ({"address": {"ipv4": "10.0.0.1"}}, 400, "NotForPods"),
+        ({"address": {"ipv4": "10.0.0.0"}}, 400, "NotForPods"),
+        ({"address": {"ipv4": "10.0.0.3"}, "avoid": ["10.0.0.3"]}, 400, "NotForPods"),
+        ({"avoid": ["10.0.0"]}, 400, "Invalid"),
+        ({"owner": "shop/\nweb"}, 400, "Invalid"),
+        ({"owner": "x" * 513}, 400, "Invalid"),
         ({"address": {"ipv4": "10.0.0.5"}}, 409, "AddressInUse"),
     ],
 )
@@ -370,3 +375,81 @@ async def test_status_and_state(tmp_path: Path) -> None:
         ]
         _, state = await house.ask("GET", "/v1/state")
         assert [each["key"] for each in state["allocations"]] == [["net", "c1", "eth0"]]
+
+
+# -- a cloud's node
+
+ENI = Uplink(
+    "eni-1",
+    number=2,
+    mac="0a:00:00:00:00:01",
+    gateways={"ipv4": parse_address("10.7.0.1"), "ipv6": parse_address("fe80:ec2::1")},
+    native=(parse("10.7.0.0/16"), parse("fd07::/56")),
+    addresses=(parse("10.7.0.20/32"), parse("10.7.0.21/32")),
+    prefixes=(parse("fd07:0:0:1::/80"),),
+)
+ENI_BLOCKS = {"default": ["10.7.0.20/32", "fd07:0:0:1::/80"]}
+
+
+async def test_an_address_of_an_interface(tmp_path: Path) -> None:
+    async with House(tmp_path, ENI_BLOCKS, families=BOTH, uplinks=[ENI]) as house:
+        status, answer = await house.put("c1")
+        assert status == 201
+        interface = {"id": "eni-1", "number": 2, "mac": "0a:00:00:00:00:01"}
+        assert answer["addresses"] == [
+            {
+                "family": "ipv4",
+                "address": "10.7.0.20",
+                "prefix": "10.7.0.20/32",
+                "pool": "default",
+                "gateway": "10.7.0.1",
+                "prefix_length": 32,
+                "skip_masquerade": False,
+                "interface": interface | {"cidrs": ["10.7.0.0/16"]},
+            },
+            {
+                "family": "ipv6",
+                "address": "fd07:0:0:1::1",
+                "prefix": "fd07:0:0:1::/80",
+                "pool": "default",
+                "gateway": "fe80:ec2::1",
+                "prefix_length": 128,
+                "skip_masquerade": False,
+                "interface": interface | {"cidrs": ["fd07::/56"]},
+            },
+        ]
+        house.agent.uplinks_seen([])
+        house.grant({})
+        assert await house.put("c1") == (200, answer), "the interface that it had"
+
+
+async def test_an_interface_that_has_no_next_hop(tmp_path: Path) -> None:
+    bare = Uplink("nic-1", addresses=(parse("10.7.0.20/32"),))
+    async with House(tmp_path, {"default": ["10.7.0.20/32"]}, uplinks=[bare]) as house:
+        _, answer = await house.put("c1")
+        assert answer["addresses"][0]["gateway"] is None
+
+
+async def test_an_interface_that_is_not_known(tmp_path: Path) -> None:
+    async with House(tmp_path, {"default": ["10.7.0.20/32"]}, uplinks=[ENI]) as house:
+        await house.add("c1")
+    async with House(tmp_path, {}, uplinks=[]) as house:
+        status, answer = await house.put("c1")
+        assert (status, answer["reason"]) == (503, "NoInterface")
+        assert answer["message"].startswith("the interface of 10.7.0.20 is not known: ")
+        _, held = await house.ask("GET", "/v1/allocations/net/c1/eth0")
+        assert (held["addresses"][0]["gateway"], held["addresses"][0]["interface"]) == (None, None)
+        house.grant({"default": ["10.7.0.20/32"]})
+        assert await house.delete("c1") == 204
+
+
+async def test_status_of_blocks_that_were_taken_away(tmp_path: Path) -> None:
+    """What is in use there is no room for others."""
+    async with House(tmp_path, {"default": ["10.0.0.0/30", "10.0.1.0/30"]}) as house:
+        for container in ("c1", "c2"):
+            await house.add(container)
+        house.grant({"default": ["10.0.1.0/30"]})
+        assert (await house.put("c3"))[0] == 503
+        house.service.failing = True
+        status, answer = await house.ask("GET", "/v1/status")
+        assert (status, answer["reason"]) == (503, "Exhausted")

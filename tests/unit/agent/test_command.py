@@ -23,12 +23,20 @@ def _own_logs() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--ipam=eni"], "the agent serves cluster-pool, kubernetes, multi-pool, and not eni yet"),
+        (["--ipam=eni"], "store: mode eni needs its CiliumNode so far: use --store kubernetes"),
+        (["--ipam=crd"], "the agent serves cluster-pool, kubernetes, multi-pool, alibabacloud, azure, eni"),
+        (["--cloud-form=cidrs"], "--cloud-form: mode cluster-pool is of no cloud"),
+        (["--cloud-form=other"], "see omnipam agent --help"),
         (["--cool-down=soon"], "--cool-down: "),
         (["--ipam=multi-pool", "--ipam-multi-pool-pre-allocation=default"], "is not of the form name=N"),
         (["--socket-group=no-such-group"], "there is no group 'no-such-group'"),
         (["--ipam=kubernetes"], "use --store kubernetes"),
         (["--boot-id=/nowhere"], "boot id /nowhere cannot be read"),
+        (
+            ["--node-ip=10.0.0.1", "--node-ip=foo"],
+            "--node-ip: 'foo' is not an address; write it as in 192.0.2.1",
+        ),
+        (["--node-ip=10.0.0.1/24"], "--node-ip: '10.0.0.1/24' is not an address"),
         (["--no-such-flag"], "see omnipam agent --help"),
     ],
 )

@@ -159,3 +159,22 @@ def test_giving_up_a_block_with_its_gateway_does_not_ask_for_it_again() -> None:
             given = 14 * len(pool.listed)
             full = len(pool.listed) == 3
             assert needed <= given or full, "what is left is enough for what is asked now"
+
+
+def test_a_block_that_is_withheld_while_it_cools() -> None:
+    """Whether anybody asked in between or not, whether it still cools or was taken."""
+    for asked in (False, True):
+        pool = blocks(block("10.0.0.1/32"))
+        each = pool.usable[0]
+        address = each.block.cidr.first
+        each.take(address)
+        each.release(address, 30.0)
+        pool.withhold([each.block.cidr])
+        assert not asked or pool.choose(1.0) is None
+        pool.withhold([])
+        assert pool.choose(1.0) == (each, address), "it cools as before"
+        pool.withhold([each.block.cidr])
+        assert not asked or pool.choose(1.0) is None
+        each.take(address)
+        pool.withhold([])
+        assert pool.choose(1.0) is None, "it is used"

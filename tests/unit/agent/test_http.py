@@ -1,10 +1,13 @@
-"""What comes over the socket that is no good request, and what comes in pieces."""
+"""What comes over the socket that is no good request, what comes in pieces, and clients who do not read."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +17,11 @@ from hypothesis import strategies as st
 from tests.unit.agent.house import House
 
 from omnipam.core.errors import Invalid
-from omnipam.runtime.agent.http import MAX_BODY, Answer, Connection, Request
+from omnipam.runtime.agent.http import MAX_BODY, MAX_HEAD, STALLED_S, Answer, Connection, Request, Serve
+from omnipam.runtime.agent.later import Later
 from omnipam.runtime.agent.listening import Listening
+
+NESTED = b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}"
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,16 @@ from omnipam.runtime.agent.listening import Listening
         (b"GET /v1/allocations/%ff/c/i HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
         (b"PUT /v1/allocations/n//i HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
         (b"PUT /v1/allocations/n/%0a/i HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
+        (
+            b"PUT /v1/allocations/n/c/i HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(NESTED), NESTED),
+            400,
+        ),
+        (
+            b"POST /v1/gc HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(NESTED), NESTED),
+            400,
+        ),
         (b"GET /v1/status HTTP/1.0\r\n\r\n", 200),
     ],
 )
@@ -79,6 +95,12 @@ class _Sink(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += bytes(data)
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -98,11 +120,17 @@ def test_wherever_the_pieces_are_cut(cuts: list[int], close: bool) -> None:
         return Answer(204)
 
     transport = _Sink()
-    connection = Connection(serve, set())
-    connection.connection_made(transport)
-    edges = sorted({0, len(sent), *(cut % len(sent) for cut in cuts)})
-    for start, stop in pairwise(edges):
-        connection.data_received(sent[start:stop])
+
+    async def receive() -> None:
+        connection = Connection(serve, set())
+        connection.connection_made(transport)
+        edges = sorted({0, len(sent), *(cut % len(sent) for cut in cuts)})
+        for start, stop in pairwise(edges):
+            connection.data_received(sent[start:stop])
+            while not connection.idle:  # noqa: ASYNC110 — a few turns of the loop
+                await asyncio.sleep(0)
+
+    asyncio.run(receive())
     assert [(each.method, each.target, each.body) for each in seen] == [
         ("PUT", "/a?b=c", b'{"a":1}'),
         ("GET", "/second", b""),
@@ -110,6 +138,171 @@ def test_wherever_the_pieces_are_cut(cuts: list[int], close: bool) -> None:
     assert seen[0].headers["x-one"] == "1"
     assert transport.written.count(b"HTTP/1.1 204 No Content\r\n") == 2
     assert transport.written.endswith(b"Connection: close\r\n\r\n") is close
+
+
+GET = b"GET /%d HTTP/1.1\r\n\r\n"
+
+
+@asynccontextmanager
+async def listens(folder: Path, serve: Serve) -> AsyncIterator[Listening]:
+    listening = Listening(folder / "agent.sock", serve)
+    await listening.open()
+    try:
+        yield listening
+    finally:
+        await listening.close(patience_s=0.0)
+
+
+@contextmanager
+def client(listening: Listening) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.setblocking(False)
+        made.connect(str(listening.path))
+        yield made
+
+
+async def whole(link: socket.socket) -> bytes:
+    """All that comes until the other side hangs up."""
+    loop, found = asyncio.get_running_loop(), bytearray()
+    while chunk := await loop.sock_recv(link, 65536):
+        found += chunk
+    return bytes(found)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 — there is no event for what a test waits for
+            await asyncio.sleep(0)
+
+
+async def turns(number: int = 50) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_who_does_not_read_is_served_no_further_and_nobody_waits_for_him(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def serve(request: Request) -> Answer:
+        seen.append(request.target)
+        return Answer(200, b'"%b"' % (b"x" * 20_000))
+
+    loop, count = asyncio.get_running_loop(), 40_000
+    async with listens(tmp_path, serve) as listening:
+        with client(listening) as deaf, client(listening) as other:
+            sending = asyncio.create_task(
+                loop.sock_sendall(deaf, b"".join(GET % number for number in range(count)))
+            )
+            await until(lambda: listening.has_one_client() is False and len(seen) > 5)
+            await loop.sock_sendall(other, b"GET /other HTTP/1.1\r\nConnection: close\r\n\r\n")
+            assert (await whole(other)).startswith(b"HTTP/1.1 200 ")
+            assert len(seen) < 200
+            assert not sending.done()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_who_reads_late_gets_every_answer_in_order(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def serve(request: Request) -> Answer:
+        seen.append(request.target)
+        return Answer(200, b"<%b>%b" % (request.target.encode(), b"x" * 5_000))
+
+    loop, count = asyncio.get_running_loop(), 3_000
+    async with listens(tmp_path, serve) as listening:
+        with client(listening) as late:
+            last = b"GET /last HTTP/1.1\r\nConnection: close\r\n\r\n"
+            sending = asyncio.create_task(
+                loop.sock_sendall(late, b"".join(GET % number for number in range(count)) + last)
+            )
+            await until(lambda: any(not each.idle for each in listening._connections) and len(seen) > 5)
+            answers = await whole(late)
+            await sending
+    assert [part.partition(b">")[0] for part in answers.split(b"<")[1:]] == [
+        *(b"/%d" % number for number in range(count)),
+        b"/last",
+    ]
+
+
+async def test_of_many_requests_sent_at_once_the_others_wait_for_one_only(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def serve(request: Request) -> Answer:
+        seen.append(request.target)
+        return Answer(204)
+
+    async with listens(tmp_path, serve) as listening:
+        with client(listening) as greedy, client(listening) as modest:
+            await until(lambda: len(listening._connections) == 2)
+            greedy.send(b"".join(GET % number for number in range(1000)))
+            modest.send(b"GET /modest HTTP/1.1\r\nConnection: close\r\n\r\n")
+            assert (await whole(modest)).startswith(b"HTTP/1.1 204 ")
+            assert seen.index("/modest") <= 3
+            greedy.shutdown(socket.SHUT_WR)  # whoever says no more gets what he asked for
+            assert (await whole(greedy)).count(b"HTTP/1.1 204 ") == 1000
+    assert [each for each in seen if each != "/modest"] == [f"/{number}" for number in range(1000)]
+
+
+async def test_before_it_ends_it_answers_what_has_arrived(tmp_path: Path) -> None:
+    async with listens(tmp_path, serve) as listening:
+        with client(listening) as asks:
+            await until(lambda: len(listening._connections) == 1)
+            asks.send(b"".join(GET % number for number in range(100)))
+            await until(lambda: any(not each.idle for each in listening._connections))
+            await listening.close()
+            assert (await whole(asks)).count(b"HTTP/1.1 204 ") == 100
+
+
+@pytest.mark.parametrize("option", [b"keep-alive", b"close"])
+async def test_who_stays_stuck_is_hung_up_on_and_who_is_slow_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: bytes
+) -> None:
+    def serve(request: Request) -> Answer:
+        return Answer(200, b"x" * 4_000_000)
+
+    loop, now = asyncio.get_running_loop(), [0.0]
+    async with listens(tmp_path, serve) as listening:
+        with client(listening) as slow:
+            monkeypatch.setattr(loop, "time", lambda: now[0])
+            await loop.sock_sendall(slow, b"GET / HTTP/1.1\r\nConnection: %b\r\n\r\n" % option)
+            await turns()
+            (connection,) = listening._connections
+            assert connection._stuck
+            for _ in range(5):
+                assert len(await loop.sock_recv(slow, 300_000)) > 0
+                await turns()
+                now[0] += STALLED_S + 1.0
+                await turns()
+                assert connection in listening._connections
+            now[0] += STALLED_S + 1.0
+            await turns()
+            assert connection not in listening._connections
+            assert len(await whole(slow)) < 4_000_000
+
+
+async def test_of_who_waits_no_more_is_taken_than_a_bit(tmp_path: Path) -> None:
+    waiting: list[Later] = []
+
+    def serve(request: Request) -> Later:
+        waiting.append(Later())
+        return waiting[-1]
+
+    loop = asyncio.get_running_loop()
+    async with listens(tmp_path, serve) as listening:
+        with client(listening) as asks:
+            sending = asyncio.create_task(loop.sock_sendall(asks, b"".join(GET % n for n in range(100_000))))
+            await until(lambda: bool(waiting))
+            (connection,) = listening._connections
+            await until(lambda: connection._held)
+            await turns()
+            assert len(waiting) == 1
+            assert len(connection._buffer) <= MAX_HEAD + 256 * 1024
+            assert not sending.done()
+            waiting[0].set_result(Answer(204))
+            await until(lambda: len(waiting) == 2)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
 
 
 def serve(request: Request) -> Answer:

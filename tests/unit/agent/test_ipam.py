@@ -6,6 +6,9 @@ from pathlib import Path
 
 from tests.unit.agent.house import House
 
+from omnipam.core.cidr import parse, parse_address
+from omnipam.core.uplink import Uplink
+
 BLOCKS = {"default": ["10.0.0.0/28", "fd00::/120"]}
 
 
@@ -107,3 +110,32 @@ async def test_exhaustion_and_nonsense_are_strings(tmp_path: Path) -> None:
         assert (await house.ask("PATCH", "/v1/ipam"))[0] == 405
         _, config = await house.ask("GET", "/v1/config")
         assert config["status"]["ipam-mode"] == "cluster-pool"
+
+
+async def test_an_address_of_an_interface(tmp_path: Path) -> None:
+    eni = Uplink(
+        "eni-1",
+        number=2,
+        mac="0a:00:00:00:00:01",
+        gateways={"ipv4": parse_address("10.7.0.1")},
+        native=(parse("10.7.0.0/16"), parse("fd07::/56")),
+        addresses=(parse("10.7.0.20/32"),),
+    )
+    async with House(tmp_path, {"default": ["10.7.0.20/32", "10.7.0.21/32"]}, uplinks=[eni]) as house:
+        status, answer = await house.ask("POST", "/v1/ipam?owner=shop%2Fcart")
+        assert status == 201
+        assert answer["ipv4"] == {
+            "ip": "10.7.0.20",
+            "gateway": "10.7.0.1",
+            "cidrs": ["10.7.0.0/16"],
+            "master-mac": "0a:00:00:00:00:01",
+            "interface-number": "2",
+        }
+        assert answer["host-addressing"]["ipv4"] == {"enabled": True, "ip": "", "alloc-range": ""}
+        status, answer = await house.ask("POST", "/v1/ipam?owner=shop%2Fcart")
+        assert status == 502
+        assert answer.startswith("the interface of 10.7.0.21 is not known: ")
+        status, answer = await house.ask("POST", "/v1/ipam/10.7.0.21?owner=router&pool=default")
+        assert status == 500
+        assert answer.startswith("the interface of 10.7.0.21 is not known: ")
+        assert len(list(house.agent.allocations)) == 1

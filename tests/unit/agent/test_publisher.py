@@ -14,6 +14,7 @@ from omnipam.core.cidr import parse
 from omnipam.core.errors import Conflict, OmnipamError, OutcomeUnknown, Unavailable
 from omnipam.core.node_agent import NodeAgent
 from omnipam.core.values import Agent, Block, Held, Node
+from omnipam.runtime.agent.half import Blocks
 from omnipam.runtime.agent.publisher import Publisher
 from omnipam.runtime.agent.side import Report
 
@@ -98,9 +99,8 @@ class Bench:
             families=("ipv4",), pooled=pooled, pre_allocate={"default": 8} if pooled else {}, cool_down_s=0.0
         )
         self.changes = self.looks = 0
-        self.publisher = Publisher(
-            self.agent, object_, changed=self._changed, clock=lambda: 1.0, log=SILENT, spacing_s=0.05
-        )
+        half = Blocks(self.agent, clock=lambda: 1.0)
+        self.publisher = Publisher(half, object_, changed=self._changed, log=SILENT, spacing_s=0.05)
 
         publish = self.publisher._publish
 

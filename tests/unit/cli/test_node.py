@@ -47,7 +47,11 @@ def test_add_list_show_delete(console: Console) -> None:
     assert console("node", "show", "a", "-o", "json").json == first
     assert yaml.safe_load(console("node", "show", "a", "-o", "yaml").out) == first
 
-    assert console("node", "delete", "a").out == "node/a deleted\n"
+    for more in (["--dry-run"], []):
+        deleted = console("node", "delete", "a", *more)
+        assert deleted.out.startswith("node/a deleted")
+        (line,) = deleted.err.splitlines()
+        assert "if pods still run on a, addresses may be in use twice" in line
     assert [row[0] for row in console("node", "list").cells] == ["NAME", "b"]
 
 

@@ -155,7 +155,7 @@ class StandIn:
                 return error(
                     503,
                     "Exhausted",
-                    f"pool {name} has no free {family} address",
+                    f"pool {name} has no free {family} address: {used} of {used} in use; the operator was asked for 16",
                     pool=name,
                     family=family,
                     used=used,

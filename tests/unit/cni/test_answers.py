@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.unit.cni.conftest import Runtime
-from tests.unit.cni.standin import StandIn, answer, error
+from tests.unit.cni.standin import Answer, StandIn, answer, drop, error, send
 
 VERSIONS = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 ALLOCATION = "/v1/allocations/podnet/c1/eth0"
@@ -64,12 +66,12 @@ def test_routes_dns_and_gateway_only_as_configured(agent: StandIn, runtime: Runt
         "search shop.svc svc\noptions ndots:5\noptions edns0\n\nnonsense x\n"
     )
     route = {"dst": "0.0.0.0/0", "gw": "10.0.7.9", "mtu": 1400, "table": 7}
-    conf = {"routes": [route, {"dst": "fd00::/8"}], "resolvConf": str(resolv), "gateway": "10.0.7.254"}
+    conf = {"routes": [route, {"dst": "10.0.0.0/8"}], "resolvConf": str(resolv), "gateway": "10.0.7.254"}
     result = runtime("ADD", runtime.conf(**conf))
     assert result == {
         "cniVersion": "1.1.0",
         "ips": [{"address": "10.0.7.2/24", "gateway": "10.0.7.254"}],
-        "routes": [route, {"dst": "fd00::/8"}],
+        "routes": [route, {"dst": "10.0.0.0/8"}],
         "dns": {
             "domain": "old",
             "search": ["shop.svc", "svc"],
@@ -78,7 +80,96 @@ def test_routes_dns_and_gateway_only_as_configured(agent: StandIn, runtime: Runt
         },
     }
     older = runtime("ADD", runtime.conf("1.0.0", **conf))
-    assert older["routes"] == [{"dst": "0.0.0.0/0", "gw": "10.0.7.9"}, {"dst": "fd00::/8"}]
+    assert older["routes"] == [{"dst": "0.0.0.0/0", "gw": "10.0.7.9"}, {"dst": "10.0.0.0/8"}]
+
+
+def test_a_route_is_for_pods_that_have_its_family(agent: StandIn, runtime: Runtime) -> None:
+    """The main plugins would make a route without a next hop of it."""
+    agent.pools["blue"] = ("10.1.0.0/28", "fd00::/120")
+    both = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+    for pool, routes in (
+        ({"ipv4": "blue"}, both[:1]),
+        ({"ipv6": "blue"}, both[1:]),
+        ({"ipv4": "blue", "ipv6": "blue"}, both),
+    ):
+        result = runtime("ADD", runtime.conf(pool=pool, routes=both), CNI_CONTAINERID="-".join(("c", *pool)))
+        assert result["routes"] == routes
+    own = [{"dst": "fd01::/64", "gw": "fd00::9"}]
+    assert runtime("ADD", runtime.conf(pool={"ipv4": "blue"}, routes=own))["routes"] == own
+
+
+def test_a_configured_gateway_is_no_pod_s(agent: StandIn, runtime: Runtime) -> None:
+    assert runtime("ADD", runtime.conf(gateway="10.0.7.5"))
+    assert agent.requests[-1].body["avoid"] == ["10.0.7.5"], "the agent passes over it"
+    own = runtime.conf(gateway="10.0.7.3")
+    assert runtime.fail("ADD", own, CNI_CONTAINERID="c2") == (
+        7,
+        "ipam.gateway is the pod's own address",
+        "10.0.7.3",
+    )
+    assert list(agent.held) == [("podnet", "c1", "eth0")], "what it got is given back"
+    before = len(agent.requests)
+    assert runtime.fail("ADD", own, CNI_ARGS="IP=10.0.7.3", CNI_CONTAINERID="c2")[:2] == (
+        7,
+        "the requested address is ipam.gateway",
+    )
+    assert len(agent.requests) == before
+
+
+def test_a_configured_gateway_lies_in_the_block(agent: StandIn, runtime: Runtime) -> None:
+    elsewhere = runtime.conf(gateway="10.0.8.1")
+    assert runtime.fail("ADD", elsewhere) == (
+        7,
+        "ipam.gateway lies outside of the pod's block",
+        "10.0.8.1 for 10.0.7.2/24",
+    )
+    assert not agent.held
+    runtime("ADD")
+    assert runtime.fail("ADD", elsewhere)[0] == 7
+    assert agent.held, "what an earlier ADD got stays: a pod may live there"
+    agent.pools["six"] = ("fd00::/120",)
+    link_local = runtime.conf(pool={"ipv6": "six"}, gateway="fe80::1")
+    assert runtime("ADD", link_local, CNI_CONTAINERID="c2")["ips"][0]["gateway"] == "fe80::1"
+    cloud = {"family": "ipv4", "address": "10.9.1.7", "prefix_length": 32, "gateway": "10.9.0.1"}
+    agent.faults.append(answer(201, {"addresses": [cloud]}))
+    assert runtime("ADD", elsewhere)["ips"] == [{"address": "10.9.1.7/32", "gateway": "10.0.8.1"}]
+
+
+def test_what_a_refused_gateway_leaves_is_queued_if_need_be(agent: StandIn, runtime: Runtime) -> None:
+    def last(agent: StandIn, connection: socket.socket, carry_out: Callable[[], Answer]) -> None:
+        found = carry_out()
+        agent.faults.append(drop)
+        send(connection, *found)
+
+    agent.faults.append(last)
+    assert runtime.fail("ADD", runtime.conf(gateway="10.0.8.1"))[0] == 7
+    assert len(runtime.queued) == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "length", "gateway", "answered"),
+    [
+        ("ipv4", "10.7.0.20", 32, "10.7.0.1", 27),
+        ("ipv4", "10.7.0.31", 32, "10.7.0.1", 26),  # of a /27 it would be the broadcast address
+        ("ipv4", "10.7.0.32", 32, "10.7.0.33", 26),  # and here the network
+        ("ipv4", "10.7.0.20", 24, "10.7.0.1", 24),
+        ("ipv4", "192.168.0.9", 32, "10.7.0.1", 32),  # they share nothing
+        ("ipv6", "fd07::20", 128, "fd07::1", 122),
+        ("ipv6", "fd07::20", 128, "fe80:ec2::1", 128),
+        ("ipv6", "fd07::20", 128, "", 128),
+    ],
+)
+def test_a_prefix_that_holds_the_gateway(
+    agent: StandIn, runtime: Runtime, family: str, address: str, length: int, gateway: str, answered: int
+) -> None:
+    given = {"family": family, "address": address, "prefix_length": length, "gateway": gateway or None}
+    agent.faults += [answer(201, {"addresses": [given]})] * 2
+    told = {"gateway": gateway} if gateway else {}
+    assert runtime("ADD")["ips"] == [{"address": f"{address}/{length}"} | told]
+    result = runtime("ADD", runtime.conf(onLink=True))
+    assert result["ips"] == [{"address": f"{address}/{answered}"} | told]
+    agent.faults.append(answer(200, {"addresses": [given]}))
+    assert runtime("CHECK", runtime.conf(onLink=True) | {"prevResult": result}) is None
 
 
 def test_a_gateway_is_for_its_own_family(agent: StandIn, runtime: Runtime) -> None:
@@ -161,11 +252,22 @@ def test_gc_frees_all_of_the_network_but_what_is_listed(agent: StandIn, runtime:
     assert set(agent.held) == {("other", "c1", "eth0")}
 
 
-def test_the_specification_s_name_of_the_list_counts_first(agent: StandIn, runtime: Runtime) -> None:
+def test_what_either_list_names_stays(agent: StandIn, runtime: Runtime) -> None:
     runtime("ADD")
     keep = [{"containerID": "c1", "ifname": "eth0"}]
-    runtime("GC", runtime.conf() | {"cni.dev/valid-attachments": keep, "cni.dev/attachments": []})
-    assert len(agent.held) == 1
+    runtime("ADD", CNI_CONTAINERID="c2")
+    runtime("ADD", CNI_CONTAINERID="c3")
+    other = [{"containerID": "c2", "ifname": "eth0"}]
+    specified, second = "cni.dev/valid-attachments", "cni.dev/attachments"
+    runtime("GC", runtime.conf() | {specified: keep, second: other})
+    assert {container for _, container, _ in agent.held} == {"c1", "c2"}
+    runtime("GC", runtime.conf() | {specified: None, second: keep})
+    assert {container for _, container, _ in agent.held} == {"c1"}
+    runtime("GC", runtime.conf() | {specified: keep, second: []})
+    assert {container for _, container, _ in agent.held} == {"c1"}
+    assert runtime.fail("GC", runtime.conf() | {specified: keep, second: 7})[0] == 7
+    runtime("GC", runtime.conf() | {specified: None, second: None})
+    assert not agent.held
 
 
 @pytest.mark.parametrize(
@@ -188,7 +290,7 @@ def test_status(agent: StandIn, runtime: Runtime) -> None:
     assert runtime.fail("STATUS", **bare) == (
         50,
         "no address available yet",
-        "pool blue is full, used 13, total 13",
+        "pool blue is full",
     )
     agent.ready = error(503, "NotReady", "no pools yet")
     assert runtime.fail("STATUS", **bare)[0] == 50

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 from tests.unit.cni.conftest import Runtime
 from tests.unit.cni.standin import StandIn, answer, drop, error, half, lose_reply, raw, silent
 
-from omnipam.runtime.cni import netconf, plugin
+from omnipam.runtime.cni import exchange, netconf, plugin
 
 # -- what comes in
 
@@ -170,6 +174,13 @@ def test_the_ipam_part(runtime: Runtime, verb: str) -> None:
         {"routes": [{"dst": "10.0.0.0/8", "gw": 7}]},
         {"routes": [{"dst": "10.0.0.0/8", "mtu": "1400"}]},
         {"routes": [{"dst": "10.0.0.0/8", "mtu": True}]},
+        {"routes": [{"dst": "10.0.0.0/8", "mtu": 1 << 32}]},
+        {"routes": [{"dst": "10.0.0.0/8", "table": 1 << 70}]},
+        {"routes": [{"dst": "10.0.0.0/8", "priority": -1}]},
+        {"routes": [{"dst": "10.0.0.0/8", "scope": 1e3}]},
+        {"routes": [{"dst": "10.1.2.3/8"}]},
+        {"routes": [{"dst": "fd00::1/64"}]},
+        {"routes": [{"dst": "128.0.0.0/0"}]},
         {"resolvConf": 7},
     ],
     ids=json.dumps,
@@ -187,12 +198,123 @@ def test_a_resolv_conf_that_is_not_there(agent: StandIn, runtime: Runtime, tmp_p
         code, msg, details = runtime.fail("ADD", runtime.conf(resolvConf=str(path)))
         assert (code, msg) == (5, "ipam.resolvConf cannot be read")
         assert str(path) in details
-    assert runtime.fail("ADD", runtime.conf(resolvConf="/a\0b"))[0] == 5
+    for path in ("/a\0b", "resolv.conf", "/a\nb"):
+        assert runtime.fail("ADD", runtime.conf(resolvConf=path))[:2] == (
+            7,
+            "ipam.resolvConf is no absolute path",
+        )
     assert agent.requests == []
 
 
 @pytest.mark.parametrize(
-    "args", ["IP=x", "IP=10.0.0.0/33", "novalue", "=x", "IP=10.0.0.1,10.0.0.2", "IP=::1%lo"]
+    ("content", "code", "why"),
+    [
+        (b"nameserver 10.0.0.53\0\n", 5, "null bytes"),
+        (b"nameserver 10.0.0.53\n" + b"#" * 65536, 5, "more than 65536 bytes"),
+        (b"nameserver dns.example\n", 7, "nameserver dns.example"),
+        (b"nameserver 999.1.1.1\n", 7, "nameserver 999.1.1.1"),
+        (b"nameserver 10.0.0.0/8\n", 7, "nameserver 10.0.0.0/8"),
+    ],
+    ids=["null", "long", "name", "number", "cidr"],
+)
+def test_a_resolv_conf_that_is_none(
+    agent: StandIn, runtime: Runtime, tmp_path: Path, content: bytes, code: int, why: str
+) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_bytes(content)
+    found, msg, details = runtime.fail("ADD", runtime.conf(resolvConf=str(path)))
+    assert found == code
+    assert msg.startswith("ipam.resolvConf ")
+    assert why in details
+    assert agent.requests == []
+
+
+def test_a_resolv_conf_that_would_never_end(agent: StandIn, runtime: Runtime, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        code, _, details = runtime.fail("ADD", runtime.conf(resolvConf=str(path)))
+        assert (code, details) == (5, f"{path}: it is no regular file")
+    assert agent.requests == []
+
+
+@pytest.mark.parametrize("verb", ["ADD", "DEL", "STATUS"])
+def test_paths_that_no_system_takes(runtime: Runtime, verb: str) -> None:
+    for path in ("/" + "x" * 256, "/x" * 2000, "/" + "é" * 128):
+        assert runtime.fail(verb, runtime.conf(stateDir=path))[:2] == (7, "ipam.stateDir is too long")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "latin-1"])
+def test_stdin_is_utf_8_and_nothing_else(runtime: Runtime, encoding: str) -> None:
+    conf = json.dumps(runtime.conf() | {"x": "é"}, ensure_ascii=False)
+    assert runtime.problem(*runtime.raw("ADD", conf.encode(encoding)))[0] == 6
+
+
+@pytest.mark.parametrize("word", [b"NaN", b"Infinity", b"-Infinity"])
+def test_what_only_python_calls_json(runtime: Runtime, word: bytes) -> None:
+    conf = json.dumps(runtime.conf()).encode()[:-1] + b', "x": ' + word + b"}"
+    code, _, details = runtime.problem(*runtime.raw("ADD", conf))
+    assert (code, details) == (6, f"{word.decode()} is no JSON")
+
+
+@pytest.mark.parametrize("key", ["pool", "gateway", "routes", "resolvConf", "socket", "onLink"])
+def test_what_is_just_shallow_enough_to_be_read(runtime: Runtime, key: str) -> None:
+    for depth in range(700, 1100, 5):
+        conf = json.dumps(runtime.conf()).replace('"ptp"', '"ptp", "cut": 1')
+        nested = conf.replace('"ipam": {', f'"ipam": {{"{key}": {"[" * depth}{"]" * depth}, ')
+        if key == "socket":
+            nested = re.sub(r', "socket": "[^"]*"', "", nested)
+        assert runtime.problem(*runtime.raw("ADD", nested.encode()))[0] in (6, 7)
+
+
+@pytest.mark.parametrize("ifname", ["e\udcff", "e\x01", "e\u200b"])
+def test_an_attachment_that_no_agent_can_hold(agent: StandIn, runtime: Runtime, ifname: str) -> None:
+    for conf in (runtime.conf(), runtime.conf() | {"prevResult": {}}):
+        verb = "CHECK" if "prevResult" in conf else "ADD"
+        assert runtime.fail(verb, conf, CNI_IFNAME=ifname)[:2] == (
+            4,
+            "interface name is not UTF-8, or not printable",
+        )
+    assert runtime.fail("ADD", CNI_CONTAINERID="c" * 513)[0] == 4
+    agent.close()
+    assert runtime("DEL", CNI_IFNAME=ifname) is None
+    assert runtime("DEL", CNI_CONTAINERID="c" * 513) is None
+    assert runtime.queued == []
+    assert agent.requests == []
+
+
+def test_gc_of_a_name_that_is_no_text(agent: StandIn, runtime: Runtime) -> None:
+    for ifname, code in (("e\ud800", 0), ("e\ud800" * 8, 1)):
+        keep = [{"containerID": "c1", "ifname": ifname}]
+        conf = json.dumps(runtime.conf() | {"cni.dev/valid-attachments": keep}).encode()
+        found, out = runtime.raw("GC", conf)
+        assert found == code, out
+        assert not code or json.loads(out)["code"] == 7
+
+
+@pytest.mark.parametrize("document", [None, {}, [], {"released": 7}, {"released": None}], ids=json.dumps)
+def test_gc_and_status_believe_an_agent_alone(agent: StandIn, runtime: Runtime, document: object) -> None:
+    conf = runtime.conf() | {"cni.dev/valid-attachments": []}
+    agent.faults += [answer(200, document)] * 2
+    assert runtime.fail("GC", conf)[0] == 104
+    assert runtime.fail("STATUS", conf)[:2] == (50, "the agent does not say that it is ready")
+    agent.faults += [answer(404, "<html>")] * 2
+    assert runtime.fail("CHECK", conf | {"prevResult": {}})[0] == 105, "not: nothing is held"
+    assert runtime.fail("STATUS", conf)[0] == 50
+    agent.ready = 200, {"ready": False}
+    assert runtime.fail("STATUS", conf)[0] == 50
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "IP=10.0.7.5;IP=10.0.7.6",
+        "IP=x",
+        "IP=10.0.0.0/33",
+        "novalue",
+        "=x",
+        "IP=10.0.0.1,10.0.0.2",
+        "IP=::1%lo",
+    ],
 )
 def test_bad_arguments(agent: StandIn, runtime: Runtime, args: str) -> None:
     assert runtime.fail("ADD", CNI_ARGS=args)[0] == 4
@@ -225,7 +347,7 @@ def test_a_pool_without_the_family(agent: StandIn, runtime: Runtime) -> None:
 def test_a_static_address_outside_the_pool_or_in_use(agent: StandIn, runtime: Runtime) -> None:
     assert runtime.fail("ADD", CNI_ARGS="IP=10.9.9.9") == (
         7,
-        "the requested address is outside the pod's pool",
+        "the requested address is outside what this node has of the pod's pool",
         "10.9.9.9 is outside pool default",
     )
     runtime("ADD", CNI_ARGS="IP=10.0.7.9")
@@ -238,7 +360,7 @@ def test_an_exhausted_pool_says_which_and_what_was_asked(agent: StandIn, runtime
     runtime("ADD", conf)
     code, msg, details = runtime.fail("ADD", conf, CNI_CONTAINERID="c2")
     assert (code, msg) == (11, "no address available yet")
-    assert details == "pool tiny has no free ipv4 address, used 1, total 1, requested 16"
+    assert details == "pool tiny has no free ipv4 address: 1 of 1 in use; the operator was asked for 16"
 
 
 @pytest.mark.parametrize(
@@ -248,6 +370,7 @@ def test_an_exhausted_pool_says_which_and_what_was_asked(agent: StandIn, runtime
         (*error(422, "BlockTooSmall", "10.0.0.0/31"), 7),
         (*error(409, "Conflict", "other request"), 103),
         (*error(503, "NotReady", "no pools yet"), 11),
+        (*error(503, "NoInterface", "the interface of 10.7.0.20 is not known"), 11),
         (*error(503, "New", "a reason of tomorrow"), 11),
         (*error(418, "Teapot", "short and stout"), 105),
         (503, "plain text", 11),
@@ -300,6 +423,50 @@ def test_a_socket_that_nobody_serves(agent: StandIn, runtime: Runtime) -> None:
         code, msg, details = runtime.fail(verb, runtime.conf() | {"cni.dev/valid-attachments": []})
         assert (code, msg) == (11, "node agent unreachable")
         assert details.endswith("agent.sock: Connection refused")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_full_backlog_is_waited_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """connect(2) says EAGAIN at once, whatever the timeout."""
+    path = str(runtime.folder / "agent.sock")
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(0)
+        listener.settimeout(10)
+        while True:  # fill it
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            try:
+                waiting.connect(path)
+            except BlockingIOError:
+                break
+        code, msg, details = runtime.fail("ADD")
+        assert (code, msg) == (11, "node agent unreachable")
+        assert details.endswith("nobody took the request within 0.5 s")
+        monkeypatch.setattr(plugin, "OTHER_S", 20.0)
+        refused = threading.Event()
+
+        def sleep(_: float) -> None:
+            refused.set()
+            drained.wait(10)
+
+        drained = threading.Event()
+        with patch.object(exchange.time, "sleep", sleep):
+            told: list[tuple[int, str, str]] = []
+            caller = threading.Thread(target=lambda: told.append(runtime.fail("STATUS")))
+            caller.start()
+            assert refused.wait(10)
+            listener.accept()[0].close()
+            drained.set()
+            while True:
+                connection, _peer = listener.accept()
+                with connection:
+                    if connection.recv(65536):
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+                        break
+            caller.join(10)
+        assert told == [(50, "the agent does not say that it is ready", "{}")]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,71 @@ def test_damage_is_repaired(tmp_path: Path) -> None:
     assert run(tmp_path / "omnipam-cni", CNI_COMMAND="VERSION").returncode == 0
 
 
+def _is(word: str) -> Callable[[Path], None]:
+    return lambda path: path.chmod(int(word, 8))
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("which", "harm"),
+    [
+        ("omnipam-cni", _is("644")),
+        ("omnipam-cni.d", _is("700")),
+        ("omnipam-cni.d/*", _is("700")),
+        ("omnipam-cni.d/*/__pycache__", _is("700")),
+        ("omnipam-cni.d/*/agent.py", _is("600")),
+        *((f"omnipam-cni.d/*/__pycache__/{name}.*.pyc", _cut) for name in ("plugin", "queue", "wishes")),
+    ],
+)
+def test_unchanged_is_said_of_what_works_alone(
+    tmp_path: Path, which: str, harm: Callable[[Path], None]
+) -> None:
+    install_plugin(tmp_path, python=interpreter())
+    (path,) = tmp_path.glob(which)
+    before = path.stat().st_mode, path.stat().st_size
+    harm(path)
+    assert install_plugin(tmp_path, python=interpreter()).endswith("replaced")
+    assert (path.stat().st_mode, path.stat().st_size) == before
+    assert run(tmp_path / "omnipam-cni", CNI_COMMAND="VERSION").returncode == 0
+    assert install_plugin(tmp_path, python=interpreter()).endswith("unchanged")
+
+
+def test_rights_do_not_depend_on_the_caller_s(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        install_plugin(tmp_path / "new" / "bin", python=interpreter())
+    finally:
+        os.umask(before)
+    made = [tmp_path / "new" / "bin", *(tmp_path / "new" / "bin").rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in made if path.is_dir()} == {0o755}
+    assert {path.stat().st_mode & 0o777 for path in made if path.suffix in (".py", ".pyc")} == {0o644}
+
+
+def test_compiled_code_is_on_disk_before_the_launcher_names_it(tmp_path: Path) -> None:
+    traced = install._COMPILE.replace(
+        "os.fsync(file)", "os.fsync(file); print(os.readlink(f'/proc/self/fd/{file}'))"
+    )
+    source = tmp_path / "x.py"
+    source.write_text("x = 1\n")
+    said = subprocess.run(
+        [interpreter(), "-IS", "-c", traced, source], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert said == [str(path) for path in tmp_path.rglob("*.pyc")]
+
+
+@pytest.mark.parametrize("given", [".", "bin", "./bin/../bin"])
+def test_a_relative_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["cni", "install", "--bin-dir", given]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}")
+    assert run(tmp_path / given / "omnipam-cni", CNI_COMMAND="VERSION").returncode == 0
+
+
 def test_a_plugin_that_does_not_run_replaces_nothing(tmp_path: Path) -> None:
     launcher = tmp_path / "omnipam-cni"
     launcher.write_text("the one before")
@@ -255,7 +321,13 @@ def test_errors_are_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--bin-dir", str(tmp_path / "file")], 1),
         (["--bin-dir", str(tmp_path)], 2),
         (["--python", "python3"], 2),
+        (["--bin-dir", ""], 2),
+        (["--bin-dir", str(tmp_path / "b"), "--conf-dir", ""], 2),
         (["--bin-dir", str(tmp_path / "b"), "--socket", "agent.sock"], 2),
+        (["--bin-dir", str(tmp_path / "b"), "--socket", ""], 2),
+        (["--bin-dir", str(tmp_path / "b"), "--socket", "/" + "x" * 107], 2),
+        (["--bin-dir", str(tmp_path / "b"), "--socket", "/a\nb"], 2),
+        (["--bin-dir", str(tmp_path / "b"), "--state-dir", "/" + "x" * 256], 2),
         (["--bin-dir", str(tmp_path / "b"), "--conf-dir", str(tmp_path / "file" / "x")], 1),
     ):
         assert main(["cni", "install", *words]) == code

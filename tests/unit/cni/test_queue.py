@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -43,8 +44,14 @@ def test_a_del_without_an_agent_waits_on_disk(agent: StandIn, runtime: Runtime, 
         [lose_reply],
         [answer(500, None)],
         [answer(*error(503, "NotReady", "starting"))],
+        [answer(200, {})],
+        [answer(200, None)],
+        [answer(302, None)],
+        [answer(404, "<html>")],
+        [answer(404, {"message": "no such page"})],
+        [answer(401, {})],
     ],
-    ids=["silent", "drop", "lost", "500", "503"],
+    ids=["silent", "drop", "lost", "500", "503", "200", "empty", "302", "page", "other", "401"],
 )
 def test_a_del_that_may_have_failed_waits_too(agent: StandIn, runtime: Runtime, faults: list[object]) -> None:
     runtime("ADD")
@@ -56,6 +63,12 @@ def test_a_del_that_may_have_failed_waits_too(agent: StandIn, runtime: Runtime, 
 def test_a_del_that_is_refused_for_good_does_not_wait(agent: StandIn, runtime: Runtime) -> None:
     agent.faults.append(answer(*error(400, "Invalid", "no such key")))
     assert runtime.fail("DEL")[0] == 7
+    assert runtime.queued == []
+
+
+def test_a_del_of_what_the_agent_does_not_hold_is_done(agent: StandIn, runtime: Runtime) -> None:
+    agent.faults.append(answer(*error(404, "NotFound", "nothing is held")))
+    assert runtime("DEL") is None
     assert runtime.queued == []
 
 
@@ -172,7 +185,7 @@ def test_where_nothing_can_be_queued_del_fails(runtime: Runtime) -> None:
     state = runtime.folder / "state"
     state.write_text("a file where the directory should be")
     code, msg, details = runtime.fail("DEL")
-    assert (code, msg) == (11, "node agent unreachable, and the release cannot be queued")
+    assert (code, msg) == (5, "node agent unreachable, and the release cannot be queued")
     assert str(state) in details
     assert "agent.sock: No such file or directory" in details
 
@@ -206,6 +219,96 @@ def test_what_cannot_be_read_is_set_aside(tmp_path: Path, content: bytes) -> Non
     assert [each.container for each in queue.pending(str(tmp_path))] == ["c1"]
     assert (tmp_path / f"{'0' * 64}.json.corrupt").read_bytes() == content
     assert len(queue.pending(str(tmp_path))) == 1
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+def _full_folder(path: Path) -> None:
+    (path / "x").mkdir(parents=True)
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "folder": _full_folder,
+    "dangling": lambda path: path.symlink_to("/nonexistent"),
+    "loop": lambda path: path.symlink_to(path),
+    "link": lambda path: path.symlink_to("/etc/hostname"),
+    "fifo": os.mkfifo,
+    "socket": _socket,
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        *((make, "a.json") for make in ODD.values()),
+        *((make, "a" * 250 + ".json") for make in ODD.values() if make is not _socket),  # which has 107 bytes
+    ],
+)
+def test_what_is_no_file_is_set_aside_and_the_rest_goes_on(
+    make: Callable[[Path], object], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "q"
+    queue.put(str(folder), "net", "c1", "eth0")
+    monkeypatch.chdir(folder)  # a socket's path has 107 bytes
+    for _ in range(2):  # the second finds the name of the first taken
+        make(Path(name) if make is _socket else folder / name)
+        assert [each.container for each in queue.pending(str(folder))] == ["c1"]
+        assert not os.path.lexists(folder / name)
+    assert [path.name for path in folder.glob("*.corrupt")]
+
+
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+def test_an_odd_entry_stops_no_call(
+    agent: StandIn, runtime: Runtime, make: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime.queue.mkdir(parents=True)
+    monkeypatch.chdir(runtime.queue)
+    own = Path(queue.path_of("", "podnet", "c1", "eth0"))
+    make(own)
+    runtime("ADD")
+    runtime("DEL")
+    agent.close()
+    make(own)
+    runtime("DEL")
+    assert own.is_file(), "its release has taken the place"
+
+
+@pytest.mark.parametrize("where", ["state", "state/deletions"])
+def test_a_queue_that_is_no_folder_is_told_before_a_release_needs_it(
+    agent: StandIn, runtime: Runtime, where: str
+) -> None:
+    path = runtime.folder / where
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    code, msg, details = runtime.fail("ADD")
+    assert (code, msg, details) == (5, "releases wait there, and it is no directory", str(runtime.queue))
+    assert runtime("DEL") is None, "which the agent has carried out"
+    agent.close()
+    assert runtime.fail("DEL")[0] == 5
+    with pytest.raises(queue.NoQueue, match="no directory"):
+        queue.locked(str(runtime.queue), wait_s=0).__enter__()
+    with pytest.raises(queue.NoQueue, match="no directory"):
+        queue.pending(str(runtime.queue))
+
+
+def test_a_lock_that_is_no_file_is_told(runtime: Runtime) -> None:
+    (runtime.queue / "lock").mkdir(parents=True)
+    code, _, details = runtime.fail("DEL")
+    assert code == 5
+    assert details.startswith(f"{runtime.queue}/lock: it is the queue's lock, and no regular file")
+
+
+def test_what_dead_writers_left_is_removed(tmp_path: Path) -> None:
+    for name, written in (("old.json.7.partial", 100), ("young.json.8.partial", 5000)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (written, written))
+    (tmp_path / "folder.partial").mkdir()
+    os.utime(tmp_path / "folder.partial", (100, 100))
+    assert queue.pending(str(tmp_path), now=lambda: 6000.0) == []
+    assert sorted(os.listdir(tmp_path)) == ["folder.partial", "young.json.8.partial"]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

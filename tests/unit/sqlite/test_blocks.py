@@ -121,6 +121,35 @@ def test_overlap_says_who_and_what(db: sqlite3.Connection) -> None:
     assert str(overlap) == "10.0.0.0/16: it overlaps 10.0.1.0/25 of node a"
 
 
+@given(st.lists(cidrs(), max_size=6, unique=True), st.lists(cidrs(), max_size=8), st.data())
+def test_of_what_overlaps_the_rest_is_taken(
+    others: list[Cidr], wanted: list[Cidr], data: st.DataObject
+) -> None:
+    """As if each block came alone, in turn; what the node has and still wants stays."""
+    db = database()
+    db.execute("INSERT INTO nodes (name, uid, created, version) VALUES ('a', 'a', 0, 1), ('b', 'b', 0, 2)")
+    theirs, _ = blocks.replace_free(db, "b", [Block("p", each) for each in others])
+    has = data.draw(st.lists(st.sampled_from(wanted), unique=True)) if wanted else []
+    had, _ = blocks.replace_free(db, "a", [Block("p", each) for each in has])
+    change, overlaps = blocks.replace_free(db, "a", [Block("p", each) for each in wanted])
+    kept, lost = list[Cidr](), list[Cidr]()
+    for index, each in enumerate(wanted):
+        stays = Block("p", each) in had.granted and each not in wanted[:index]
+        in_the_way = [block.cidr for block in theirs.granted] + kept
+        in_the_way += [block.cidr for block in had.granted if block.cidr in wanted and block.cidr not in kept]
+        fine = stays or not any(each.overlaps(other) for other in in_the_way)
+        (kept if fine else lost).append(each)
+    rows = db.execute(
+        f"SELECT {blocks.COLUMNS}, position FROM grants g WHERE node = 'a' ORDER BY position"
+    ).fetchall()
+    db.close()
+    assert [blocks.block_of(row[:-1]) for row in rows] == [Block("p", each) for each in kept]
+    assert [row[-1] for row in rows] == list(range(len(kept)))
+    assert [overlap.cidr for overlap in overlaps] == lost
+    assert {overlap.node for overlap in overlaps} <= {"a", "b"}
+    assert set(change.granted) == {Block("p", each) for each in kept} - set(had.granted)
+
+
 @pytest.mark.parametrize(
     "row",
     [
