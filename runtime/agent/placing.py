@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -33,14 +34,17 @@ class Pods(Protocol):
         """Whether the pool says that what its pods send keeps their addresses."""
 
 
+_OF_A_SET = re.compile(r"[^/]+/.+-[0-9]{1,9}")
+
+
 class NoPods:
-    """Nothing is known of pods: all get the default pool."""
+    """Nothing is known of pods: all get the default pool. sticky: those that are called as pods of a StatefulSet keep theirs."""
 
     def __init__(self, default_pool: str, *, sticky: bool = False) -> None:
         self._default_pool, self._sticky = default_pool, sticky
 
     def place(self, owner: str, families: tuple[Family, ...], uid: str) -> Placement | None:
-        return Placement(dict.fromkeys(families, self._default_pool), self._sticky and "/" in owner)
+        return Placement(dict.fromkeys(families, self._default_pool), self._sticky and _OF_A_SET.fullmatch(owner) is not None)
 
     async def ask(self, owner: str, families: tuple[Family, ...], uid: str) -> Placement:
         placement = self.place(owner, families, uid)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from .exchange import NoAnswer, exchange
-from .netconf import BAD_CONFIG, TRY_LATER, Failure, read_address
+from .netconf import BAD_CONFIG, TRY_LATER, Failure, read_address, shown
 
 NOT_HELD, DIFFERENT, IN_USE, CONFLICT, BAD_ANSWER, REFUSED = 100, 101, 102, 103, 104, 105
 """Codes of our own: CHECK finds nothing held, or an address that prevResult lacks; the requested address is another's; the key
@@ -83,10 +81,10 @@ def addresses(answer: object) -> list[tuple[str, str, int, str]]:
         read = read_address(f"{given.get('address')}/{given.get('prefix_length')}")
         gateway = given.get("gateway") or ""
         if read is None or read[2] is None or (gateway and read_address(gateway) is None):
-            raise Failure(BAD_ANSWER, "the agent's answer has no usable address", json.dumps(each))
+            raise Failure(BAD_ANSWER, "the agent's answer has no usable address", shown(each))
         found.append((read[0], read[1], read[2], str(gateway)))
     if not found:
-        raise Failure(BAD_ANSWER, "the agent's answer has no usable address", json.dumps(answer))
+        raise Failure(BAD_ANSWER, "the agent's answer has no usable address", shown(answer))
     return found
 
 
