@@ -209,8 +209,8 @@ class Agent:
                 self._lost = self._lost or NO_STATE
             if self._pods is None and self._lost:
                 self._impaired = (
-                    f"{self._lost}, and this store knows no pods:"
-                    " addresses of running ones may be given again; start the machine anew"
+                    f"{self._lost}, and this store knows no pods: nothing new is given, since it may be"
+                    " some running one's; start the machine anew"
                 )
         self._write_whole()
         if opened.aside is not None:
@@ -292,8 +292,8 @@ class Agent:
         if not self._publisher.seen.is_set() or self._publisher.node is None:
             why = f": {self._publisher.error}" if self._publisher.error else ""
             return f"the object of node {self._settings.node} is not there yet{why}"
-        if self._lost and self._pods is not None:
-            return "reservations are being made anew from live pods"
+        if self._lost:
+            return self._impaired or "reservations are being made anew from live pods"
         return None
 
     def _changed(self) -> None:

@@ -237,13 +237,13 @@ class Api:
             return refused(self.service.commits.failure)
         states = self.service.agent.states(self.clock())
         if (lacking := self._lacking(states)) is not None:
+            if not any(each.total for each in states if each.family == lacking):
+                return problem(503, "Exhausted", f"the node has no {lacking} block yet")
             said = ", ".join(
                 f"{each.pool} {each.family} {each.used} of {each.total} in use" for each in states
             )
             why = f"no pool has an {lacking} address left, and the operator gave none in time"
-            return problem(
-                503, "Exhausted", f"{why}: {said}" if said else f"the node has no {lacking} block yet"
-            )
+            return problem(503, "Exhausted", f"{why}: {said}")
         body = {"ready": True, "mode": self.mode, "pools": answers.pools(states)}
         return Answer(200, answers.encode(body))
 

@@ -44,7 +44,10 @@ class NoPods:
         self._default_pool, self._sticky = default_pool, sticky
 
     def place(self, owner: str, families: tuple[Family, ...], uid: str) -> Placement | None:
-        return Placement(dict.fromkeys(families, self._default_pool), self._sticky and _OF_A_SET.fullmatch(owner) is not None)
+        return Placement(
+            dict.fromkeys(families, self._default_pool),
+            self._sticky and _OF_A_SET.fullmatch(owner) is not None,
+        )
 
     async def ask(self, owner: str, families: tuple[Family, ...], uid: str) -> Placement:
         placement = self.place(owner, families, uid)

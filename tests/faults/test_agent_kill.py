@@ -236,6 +236,8 @@ def test_a_damaged_state_on_a_store_without_pods_says_so(
     with agent(tmp_path, store) as one:
         one.until(lambda: one.status()[0] == 503, "it listens")
         assert one.status()[1]["reason"] == "Impaired", "its pods run still"
+        status, refused = one.put("c2")
+        assert (status, refused["reason"]) == (503, "NotReady"), "it could be the address of c1"
     with agent(tmp_path, store, boot="boot-2").until_ready() as one:
         assert one.held() == {}
 

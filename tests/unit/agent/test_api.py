@@ -453,3 +453,49 @@ async def test_status_of_blocks_that_were_taken_away(tmp_path: Path) -> None:
         house.service.failing = True
         status, answer = await house.ask("GET", "/v1/status")
         assert (status, answer["reason"]) == (503, "Exhausted")
+
+
+class Choosy:
+    """Pods of which none may be placed: whoever names the pool itself need not be."""
+
+    def place(self, owner: str, families: tuple[Family, ...], uid: str) -> Placement | None:
+        raise Invalid(f"multiple CiliumPodIPPools match pod {owner}")
+
+    async def ask(self, owner: str, families: tuple[Family, ...], uid: str) -> Placement:
+        raise Invalid("not asked for")
+
+    def skips_masquerade(self, pool: str) -> bool:
+        return False
+
+
+async def test_a_pool_that_is_named_bypasses_the_rules_of_selection(tmp_path: Path) -> None:
+    blocks = {"default": ["10.0.0.0/28"], "blue": ["10.1.0.0/28", "fd00::/120"]}
+    async with House(tmp_path, blocks, pooled=True, families=("ipv4", "ipv6"), pods=Choosy()) as house:
+        assert (await house.put("c1"))[0] == 400
+        assert (await house.put("c1", pool={"ipv4": "blue"}))[0] == 400, "of the other family it is not known"
+        assert await house.add("c1", pool="blue") == {"ipv4": "10.1.0.2", "ipv6": "fd00::2"}
+        status, answer = await house.ask("POST", "/v1/ipam?owner=shop/web&pool=blue")
+        assert (status, answer["address"]["ipv4"]) == (201, "10.1.0.3")
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_a_node_without_a_block_of_a_family_can_give_nothing(tmp_path: Path, pooled: bool) -> None:
+    """But where blocks come only when they are asked for, somebody must be let to ask."""
+    async with House(tmp_path, families=("ipv4", "ipv6"), pooled=pooled) as house:
+        status, answer = await house.ask("GET", "/v1/status")
+        assert status == (200 if pooled else 503)
+        if not pooled:
+            assert (answer["reason"], answer["message"]) == ("Exhausted", "the node has no ipv6 block yet")
+        house.grant({"default": ["10.0.0.0/28", "fd00::/126"]})
+        assert (await house.ask("GET", "/v1/status"))[0] == 200
+
+
+async def test_one_full_family_of_two_is_told(tmp_path: Path) -> None:
+    async with House(
+        tmp_path, {"default": ["10.0.0.0/28", "fd00::/126"]}, families=("ipv4", "ipv6")
+    ) as house:
+        await house.add("c1")
+        assert (await house.put("c2", wait_s=0.01))[0] == 503
+        status, answer = await house.ask("GET", "/v1/status")
+        assert (status, answer["reason"]) == (503, "Exhausted")
+        assert "no pool has an ipv6 address left" in answer["message"]
