@@ -8,12 +8,14 @@ once more when the connection is there, right before the first byte: a process m
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Literal, Self
+from weakref import WeakSet
 
 import aiohttp
 import msgspec
@@ -37,6 +39,7 @@ UNBUFFERED = 1  # bytes aiohttp may hold before it stops reading: what comes nex
 CLOSING_TURNS = (
     3  # of the loop, in which connections that were closed end; one that ended before would leave them open
 )
+CUT_TURNS = 20  # of the loop, in which connections end whose TLS was being closed politely, once they are cut
 CONNECT_SHARE = 0.8  # of a request's time is for connecting: what ends there was surely not sent
 
 
@@ -97,6 +100,7 @@ class Api:
             None  # until when renewing is not tried again, and why
         )
         self._retired: list[aiohttp.ClientSession] = []
+        self._sockets: WeakSet[socket.socket] = WeakSet()
         self._sessions = self._open()
         return self
 
@@ -106,6 +110,14 @@ class Api:
         for session in (*self._sessions, *self._retired):
             await session.close()
         for _ in range(CLOSING_TURNS):
+            await asyncio.sleep(0)
+        # aiohttp closes the connection of a cancelled request politely: TLS waits for the server, and the loop may end before.
+        for each in self._sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for _ in range(CUT_TURNS):
+            if all(each.fileno() < 0 for each in self._sockets):
+                break
             await asyncio.sleep(0)
 
     async def request(
@@ -306,7 +318,7 @@ class Api:
 
     def _session(self, tls: ssl.SSLContext | bool) -> aiohttp.ClientSession:
         # No limit here: `_slots` is ours, so that the gate is asked after the wait for a connection, not before.
-        connector = aiohttp.TCPConnector(limit=0, ssl=tls)
+        connector = aiohttp.TCPConnector(limit=0, ssl=tls, socket_factory=self._socket)
         headers = [("User-Agent", self._user_agent), ("Accept", JSON), *self._credential.headers]
         session = aiohttp.ClientSession(
             connector=connector,
@@ -317,6 +329,12 @@ class Api:
         # aiohttp would send a DELETE again when its connection breaks (rule 5). It has no public switch; a test watches this one.
         session._retry_connection = False
         return session
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, *_ = address
+        made = socket.socket(family, kind, protocol)
+        self._sockets.add(made)
+        return made
 
     def _timeout(self, total_s: float) -> aiohttp.ClientTimeout:
         if total_s not in self._times:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,3 +297,19 @@ async def test_410_lists_anew_and_reports_what_vanished(start_apiserver: Callabl
     finally:
         proxy.stop()
         server.stop()
+
+
+def test_a_request_that_is_cancelled_leaves_no_connection_open(cluster: Cluster) -> None:
+    """Its TLS would be closed politely, by asking the server, and the loop may end before that has answered."""
+
+    async def cancelled() -> None:
+        async with api(cluster.kubeconfig("admin")) as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.get(MAPS, "watch=1", accept=None), 0.3)
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            asyncio.run(cancelled())
+            gc.collect()
+    assert [str(each.message) for each in said if each.category is ResourceWarning] == []
