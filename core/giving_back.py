@@ -12,15 +12,9 @@ stays. Source: Cilium's `handleIPRelease` and its CIDR release; there an unanswe
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Literal
 
 from .cidr import Cidr
-
-ReleaseState = Literal["marked-for-release", "ready-for-release", "do-not-release", "released"]
-MARKED: ReleaseState = "marked-for-release"
-READY: ReleaseState = "ready-for-release"
-VETOED: ReleaseState = "do-not-release"
-RELEASED: ReleaseState = "released"
+from .handshake import KEPT, MARKED, READY, RELEASED
 
 
 class Handshake:
@@ -66,7 +60,7 @@ class Handshake:
                 continue
             late = now >= self._marked[address] + self._timeout_s
             answer = shown.get(address)
-            if answer == VETOED or (late and answer != READY):
+            if answer == KEPT or (late and answer != READY):
                 self._withdraw(address)
                 self._spare_since[address] = now
             elif answer == READY:
@@ -104,7 +98,7 @@ class Handshake:
                 found[address] = RELEASED
             else:
                 answered = shown.get(address)
-                found[address] = answered if answered in (READY, VETOED) else MARKED
+                found[address] = answered if answered in (READY, KEPT) else MARKED
         return found
 
     def wake(self) -> float | None:

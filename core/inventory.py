@@ -7,14 +7,11 @@ never taken for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
-from .cidr import Cidr, Family
-
-PREFIX_LENGTHS: dict[Family, int] = {"ipv4": 28, "ipv6": 80}
+from .cidr import Cidr
 
 State = Literal["free", "attaching", "attached", "detaching", "deleting", "updating"]
 """free: attached to nothing. Anything but free and attached is a change under way: nothing else is planned on it."""
@@ -266,16 +263,3 @@ class Inventory:
         ids.discard(each.id)
         if not ids:
             del self._of[each.instance]
-
-
-class Ground(msgspec.Struct, frozen=True):
-    """What seldom changes: where interfaces can be made, and what a type carries. By id, by type."""
-
-    begun: float
-    subnets: Mapping[str, Subnet] = {}
-    groups: Mapping[str, Group] = {}
-    limits: Mapping[str, Limits] = {}
-
-
-def by_id(subnets: Iterable[Subnet]) -> dict[str, Subnet]:
-    return {each.id: each for each in sorted(subnets, key=lambda each: each.id)}

@@ -8,6 +8,7 @@ import msgspec
 
 from .inventory import Group, Interface, Subnet
 from .values import Problem
+from .watermarks import PREFIX_SIZE
 
 Tags = tuple[tuple[str, str], ...]
 
@@ -67,15 +68,11 @@ class Terrain:
         if known is None or (subnet, prefixes) in self._cooling:
             return 0
         left = max(0, known.free - self._reserved.get(subnet, 0))
-        return left // 16 * 16 if prefixes else left
+        return left // PREFIX_SIZE * PREFIX_SIZE if prefixes else left
 
     def reserve(self, subnet: str, addresses: int) -> None:
         """This many more are spoken for."""
         self._reserved[subnet] = self._reserved.get(subnet, 0) + addresses
-
-    def copy(self) -> Terrain:
-        """One to try a plan on."""
-        return Terrain(self.subnets, self.groups, reserved=self._reserved, cooling=self._cooling)
 
 
 def candidates(placement: Placement, terrain: Terrain) -> list[Subnet]:

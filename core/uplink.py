@@ -55,8 +55,7 @@ class Uplinks:
             return found
         for bits, length in sorted(self._lengths):
             if bits == address.bits:
-                first = address.first >> (bits - length) << (bits - length)
-                found = self._by_prefix.get(Cidr(bits, first, length))
+                found = self._by_prefix.get(address.widened(length))
                 if found is not None:
                     return found
         return None

@@ -10,6 +10,7 @@ import msgspec
 
 from omnipam.core.cidr import Cidr, parse, parse_address
 from omnipam.core.errors import Invalid
+from omnipam.core.handshake import Units
 from omnipam.core.uplink import Uplink
 from omnipam.core.values import Problem
 
@@ -118,10 +119,5 @@ def _without_nulls(part: object) -> object:
 
 def outside(addresses: tuple[Cidr, ...], prefixes: tuple[Cidr, ...]) -> tuple[Cidr, ...]:
     """The addresses that lie in none of the prefixes."""
-    wide = set(prefixes)
-    lengths = sorted({(each.bits, each.length) for each in prefixes})
-    return tuple(
-        each
-        for each in addresses
-        if not any(bits == each.bits and each.widened(length) in wide for bits, length in lengths)
-    )
+    units = Units(prefixes)
+    return tuple(each for each in addresses if units.of(each) == each and each not in prefixes)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,17 +21,6 @@ from omnipam.core.values import Node
 from omnipam.runtime.sqlite.store import SqliteStore
 
 POOL = ("--cluster-pool-ipv4-cidr=10.1.0.0/16", "--cluster-pool-ipv4-mask-size=24")
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/omnipam.db"
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[SqliteStore]:
-    with SqliteStore(url, author="test") as opened:
-        yield opened
 
 
 def operator(url: str, tmp_path: Path, *flags: str, name: str = "operator") -> OperatorProcess:

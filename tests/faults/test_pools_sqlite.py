@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,17 +17,6 @@ from omnipam.runtime.cli import main
 from omnipam.runtime.sqlite.store import SqliteStore
 
 MARS = ("--ipv4-cidr=10.20.0.0/26", "--ipv4-mask-size=28")
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/omnipam.db"
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[SqliteStore]:
-    with SqliteStore(url, author="test") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from omnipam.core.cidr import Cidr
-from omnipam.core.giving_back import MARKED, READY, RELEASED, VETOED, Dropped, Handshake
+from omnipam.core.giving_back import Dropped, Handshake
+from omnipam.core.handshake import KEPT, MARKED, READY, RELEASED
 
 DELAY_S, TIMEOUT_S = 180.0, 300.0
 
@@ -51,8 +52,8 @@ def test_a_veto_starts_the_delay_anew() -> None:
     one = handshake()
     one.look({A}, {}, {A}, 0.0)
     one.look({A}, {}, {A}, DELAY_S)
-    assert one.look({A}, {A: VETOED}, {A}, 190.0) == frozenset()
-    assert one.states({A: VETOED}) == {}
+    assert one.look({A}, {A: KEPT}, {A}, 190.0) == frozenset()
+    assert one.states({A: KEPT}) == {}
     one.look({A}, {}, {A}, 190.0 + DELAY_S - 1)
     assert one.states({}) == {}
     one.look({A}, {}, {A}, 190.0 + DELAY_S)
@@ -210,7 +211,7 @@ class TwoSides:
         for address, state in seen.releases.items():
             if state == MARKED:
                 free = address in seen.pool and address not in self.in_use
-                answers[address] = READY if free else VETOED
+                answers[address] = READY if free else KEPT
             elif state == RELEASED and address not in seen.pool:
                 del answers[address]
         if answers != seen.releases:
